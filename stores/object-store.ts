@@ -1,0 +1,58 @@
+/** An object as a store lists it. */
+export interface StoredObject {
+  readonly key: string;
+  readonly sizeBytes: number;
+  /** The store's own time, not the writer's. */
+  readonly modifiedAt: Date;
+}
+
+export interface PutOptions {
+  readonly signal: AbortSignal;
+  /**
+   * Store only where nothing is: an existing object is never replaced, and `already-exists` is thrown. Only where
+   * `features.ifAbsent`; elsewhere it is a look followed by a put, which does not fence two writers.
+   */
+  readonly ifAbsent?: boolean;
+  /** Exact size of the body in bytes when it is known; the body is refused when it turns out otherwise. */
+  readonly sizeBytes?: number;
+}
+
+/** Where bytes are kept. One adapter per provider; `test/stores/conformance.ts` is the definition of correct. */
+export interface ObjectStore {
+  /** For messages: `s3://bucket/prefix`, `file:///srv/backups`. Never holds a credential. */
+  readonly url: string;
+  readonly features: { readonly ifAbsent: boolean };
+  /**
+   * Stores the whole of `body`, or nothing; durable when it resolves. A body that throws, an abort and a crash
+   * leave no object (and no unfinished upload, where the store lets us remove it).
+   *
+   * @throws BackupError `already-exists` | `store-unavailable` | `store-full` | `access-denied` | `bucket-missing`
+   */
+  put(
+    key: string,
+    body: Uint8Array | AsyncIterable<Uint8Array>,
+    options: PutOptions,
+  ): Promise<{ readonly sizeBytes: number }>;
+  /**
+   * The bytes of an object. The iteration throws `store-unavailable` when fewer bytes come than the store announced.
+   *
+   * @returns `undefined` when the store says, without any error, that there is no such object
+   */
+  get(
+    key: string,
+    options: { readonly signal: AbortSignal; readonly range?: { readonly offset: number; readonly length: number } },
+  ): Promise<AsyncIterable<Uint8Array> | undefined>;
+  /** @returns `undefined` when the store says, without any error, that there is no such object */
+  head(key: string, options: { readonly signal: AbortSignal }): Promise<StoredObject | undefined>;
+  /**
+   * Objects whose keys begin with `prefix` (any text, not only whole folders), in byte order of keys.
+   * A page that fails makes the iteration throw, never end early.
+   */
+  list(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<StoredObject>;
+  /** The folders directly below `prefix` (empty or ending in `/`), each ending in `/`, in byte order. */
+  folders(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<string>;
+  /** Deleting what is not there succeeds. Throws when any key could not be deleted, naming it. */
+  delete(keys: readonly string[], options: { readonly signal: AbortSignal }): Promise<void>;
+  /** Releases connections. */
+  close(): Promise<void>;
+}
