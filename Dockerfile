@@ -1,0 +1,34 @@
+# PostgreSQL with walkeep beside it: one image for the database, which calls the archive client, and for the worker.
+# Never built where this was written (no Docker engine there); scripts/test does not build it either.
+
+ARG POSTGRES_MAJOR=17
+
+FROM node:24-bookworm-slim AS walkeep
+WORKDIR /opt/walkeep
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --omit=dev --ignore-scripts
+COPY core core
+COPY streams streams
+COPY manifests manifests
+COPY stores stores
+COPY repository repository
+COPY postgres postgres
+COPY operations operations
+COPY activities activities
+COPY workflows workflows
+COPY workers workers
+COPY cli cli
+COPY scripts/walkeep scripts/grants.sql scripts/
+COPY LICENSE ./
+
+FROM postgres:${POSTGRES_MAJOR}-bookworm
+# curl: the archive client that takes 10 ms asks the worker's socket by it; without it the full client does the work.
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends ca-certificates curl \
+  && rm -rf /var/lib/apt/lists/*
+COPY --from=walkeep /usr/local/bin/node /usr/local/bin/node
+COPY --from=walkeep /opt/walkeep /opt/walkeep
+RUN ln -s /opt/walkeep/scripts/walkeep /usr/local/bin/walkeep \
+  && install -d -o postgres -g postgres -m 0700 /var/lib/walkeep
+ENV WALKEEP_STATE=/var/lib/walkeep
+VOLUME /var/lib/walkeep

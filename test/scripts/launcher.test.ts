@@ -1,0 +1,62 @@
+import { chmodSync, copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { runProcess } from '../support/processes.ts';
+import { makeTempDir } from '../support/temp.ts';
+import { repositoryRoot } from '../support/tools.ts';
+
+const PRINT_ARGUMENTS = 'console.log(JSON.stringify(process.argv.slice(2)));';
+
+/** A clone with nothing in it but the launcher, a program that prints its arguments, and Node where asked for. */
+function makeClone({ withNode }: { withNode: boolean }): string {
+  const root = makeTempDir('clone');
+  for (const folder of ['scripts', 'cli', 'node_modules/.bin'])
+    mkdirSync(join(root, folder), { recursive: true });
+  copyFileSync(join(repositoryRoot, 'scripts/walkeep'), join(root, 'scripts/walkeep'));
+  writeFileSync(join(root, 'cli/main.ts'), PRINT_ARGUMENTS);
+  if (withNode) symlinkSync(process.execPath, join(root, 'node_modules/.bin/node'));
+  return root;
+}
+
+/** A directory for PATH that holds `readlink` and a `node` of this version, and nothing else. */
+function makePath(nodeVersion: string): string {
+  const directory = makeTempDir('path');
+  symlinkSync('/usr/bin/readlink', join(directory, 'readlink'));
+  writeFileSync(
+    join(directory, 'node'),
+    `#!/bin/sh\n[ "$1" = --version ] && echo ${nodeVersion} || echo "ran $*"\n`,
+  );
+  chmodSync(join(directory, 'node'), 0o755);
+  return directory;
+}
+
+describe('scripts/walkeep', () => {
+  it('passes its arguments on unchanged, through links and from any directory', async () => {
+    const clone = makeClone({ withNode: true });
+    const link = join(makeTempDir('bin'), 'walkeep');
+    symlinkSync(join(clone, 'scripts/walkeep'), link);
+    const { code, stdout } = await runProcess(link, ['get', 'a  b', '', '$x'], { cwd: '/' });
+    expect({ code, passed: JSON.parse(stdout) }).toEqual({ code: 0, passed: ['get', 'a  b', '', '$x'] });
+  });
+
+  it('prefers the built program', async () => {
+    const clone = makeClone({ withNode: true });
+    mkdirSync(join(clone, 'dist/cli'), { recursive: true });
+    writeFileSync(join(clone, 'dist/cli/main.js'), `console.log('built');`);
+    const { stdout } = await runProcess(join(clone, 'scripts/walkeep'), []);
+    expect(stdout).toBe('built\n');
+  });
+
+  it('C3: without a Node that is new enough it ends with more than 125, and says what to do', async () => {
+    const launcher = join(makeClone({ withNode: false }), 'scripts/walkeep');
+    const outcome = await runProcess(launcher, ['wal-fetch'], { env: { PATH: makePath('v20.20.2') } });
+    expect(outcome).toMatchObject({ code: 126, stdout: '' });
+    expect(outcome.stderr).toContain('scripts/setup base');
+  });
+
+  it('takes a Node from PATH that is new enough', async () => {
+    const launcher = join(makeClone({ withNode: false }), 'scripts/walkeep');
+    const { code, stdout } = await runProcess(launcher, ['status'], { env: { PATH: makePath('v26.0.1') } });
+    expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringMatching(/^ran .*main\.ts status\n$/) });
+  });
+});

@@ -1,0 +1,37 @@
+import { defineConfig } from 'vitest/config';
+
+const SECOND_MS = 1000;
+
+/** Folders whose tests start servers, or break them. */
+const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**'];
+
+export default defineConfig({
+  test: {
+    // A process for each file: the native core of Temporal and a test's children end with it.
+    pool: 'forks',
+    maxWorkers: 2,
+    passWithNoTests: true,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: WITH_SERVERS,
+          testTimeout: 20 * SECOND_MS,
+          hookTimeout: 60 * SECOND_MS,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'integration',
+          include: WITH_SERVERS.map((folder) => `${folder}/*.test.ts`),
+          testTimeout: 180 * SECOND_MS,
+          hookTimeout: 180 * SECOND_MS,
+          teardownTimeout: 60 * SECOND_MS,
+        },
+      },
+    ],
+  },
+});
