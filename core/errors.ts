@@ -39,18 +39,26 @@ export const ERRORS = {
   'postgres-unavailable': { retryable: true, hint: 'PostgreSQL refuses or dropped the connection' },
   'postgres-unsuitable': { retryable: false, hint: 'change the setting of PostgreSQL named here' },
   'postgres-denied': { retryable: false, hint: 'give the role its grants: scripts/grants.sql' },
+  'data-unreadable': {
+    retryable: false,
+    hint: 'a file of PostgreSQL can not be read: look at the disk (dmesg) and at the rights of the worker',
+  },
   'backup-interrupted': { retryable: true, hint: 'a new attempt starts from the beginning; nothing of this one counts' },
   'backup-in-progress': { retryable: true, hint: 'another backup of this cluster is running; wait for it' },
   'backup-unusable': { retryable: false, hint: 'choose another backup' },
   // restore
   'target-unreachable': { retryable: false, hint: 'choose one of the moments named here' },
   'directory-not-empty': { retryable: false, hint: 'give an empty or new directory; nothing was written' },
+  'restore-interrupted': { retryable: true, hint: 'run the same restore again: it begins anew in the same directory' },
+  'recovery-failed': { retryable: false, hint: 'the log named here says why; nothing was promoted' },
   'disk-full': { retryable: true, hint: 'make room on the file system named here' },
   // orchestration
   'temporal-unavailable': {
     retryable: true,
     hint: 'start Temporal or set TEMPORAL_ADDRESS; archiving and restore work without it',
   },
+  'input-invalid': { retryable: false, hint: 'correct the field named here and start it again; nothing was done' },
+  'worker-missing': { retryable: true, hint: 'start walkeep worker next to the database, with this cluster and instance' },
   'agent-unavailable': { retryable: true, hint: 'start walkeep worker' },
   'deadline-exceeded': { retryable: true, hint: 'it took longer than it may' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
