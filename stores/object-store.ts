@@ -13,8 +13,15 @@ export interface PutOptions {
    * `features.ifAbsent`; elsewhere it is a look followed by a put, which does not fence two writers.
    */
   readonly ifAbsent?: boolean;
-  /** Exact size of the body in bytes when it is known; the body is refused when it turns out otherwise. */
+  /**
+   * Exact size of the body in bytes when it is known; a body that turns out otherwise is refused (`object-damaged`)
+   * and nothing is stored.
+   */
   readonly sizeBytes?: number;
+  /** Encryption at rest, asked of stores that do it; others store as they do anyway. */
+  readonly encryption?: 'AES256' | 'aws:kms';
+  /** Tags of the object, where the store has them. */
+  readonly tags?: Readonly<Record<string, string>>;
 }
 
 /** Where bytes are kept. One adapter per provider; `test/stores/conformance.ts` is the definition of correct. */
@@ -35,12 +42,16 @@ export interface ObjectStore {
   ): Promise<{ readonly sizeBytes: number }>;
   /**
    * The bytes of an object. The iteration throws `store-unavailable` when fewer bytes come than the store announced.
+   * Of a `range` comes what the object has of it, which may be nothing.
    *
    * @returns `undefined` when the store says, without any error, that there is no such object
    */
   get(
     key: string,
-    options: { readonly signal: AbortSignal; readonly range?: { readonly offset: number; readonly length: number } },
+    options: {
+      readonly signal: AbortSignal;
+      readonly range?: { readonly offset: number; readonly length: number };
+    },
   ): Promise<AsyncIterable<Uint8Array> | undefined>;
   /** @returns `undefined` when the store says, without any error, that there is no such object */
   head(key: string, options: { readonly signal: AbortSignal }): Promise<StoredObject | undefined>;

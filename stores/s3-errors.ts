@@ -1,0 +1,127 @@
+import { BackupError, isBackupError } from '../core/errors.ts';
+import type { ErrorCode } from '../core/errors.ts';
+
+/** What an S3 server, or the way to it, said; nothing of it holds a signature, a header or a key. */
+export interface S3Failure {
+  /** `NoSuchKey`, `SlowDown`, `ECONNREFUSED`, `TimeoutError` … */
+  readonly code: string;
+  /** HTTP status, where there was an answer. */
+  readonly status: number | undefined;
+}
+
+/** Reads the code and status off whatever the SDK threw. Its text is left alone: it may quote the signed request. */
+export function failureOf(error: unknown): S3Failure {
+  const fields: Record<string, unknown> = typeof error === 'object' && error !== null ? { ...error } : {};
+  const metadata = fields['$metadata'];
+  const status =
+    typeof metadata === 'object' && metadata !== null && 'httpStatusCode' in metadata
+      ? Number(metadata.httpStatusCode)
+      : undefined;
+  const name = error instanceof Error ? error.name : '';
+  const candidates = [name, fields['Code'], fields['code']].filter((text) => typeof text === 'string');
+  const telling = candidates.find((text) => !VAGUE.has(text)) ?? candidates[0] ?? '';
+  const code = /^[\w.-]{1,60}$/.test(telling) ? telling : 'unknown';
+  return { code, status: Number.isFinite(status) ? status : undefined };
+}
+
+/** Names that hide a better code in another field. */
+const VAGUE = new Set([
+  '',
+  'Error',
+  'TypeError',
+  'AggregateError',
+  'Unknown',
+  'UnknownError',
+  'S3ServiceException',
+]);
+
+const DENIED = new Set([
+  'AccessDenied',
+  'AccountProblem',
+  'AllAccessDisabled',
+  'CredentialsProviderError',
+  'ExpiredToken',
+  'InvalidAccessKeyId',
+  'InvalidToken',
+  'NotSignedUp',
+  'SignatureDoesNotMatch',
+  'TokenRefreshRequired',
+  // versitygw's word for an unknown access key, with status 404
+  'XAdminUserNotFound',
+  'XMinioInvalidAccessKeyId',
+]);
+const FULL = new Set([
+  'InsufficientStorage',
+  'QuotaExceeded',
+  'QuotaExceededException',
+  'XMinioStorageFull',
+  'XMinioAdminBucketQuotaExceeded',
+]);
+const UNTRUSTED_TLS =
+  /^(CERT_|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO_|ERR_TLS_CERT|ERR_SSL_|HOSTNAME_MISMATCH|EPROTO$)/;
+/** Client errors that a second try cures: a broken transfer, a race, a slow sender. */
+const PASSING = new Set([
+  'BadDigest',
+  'ConditionalRequestConflict',
+  'IncompleteBody',
+  'NoSuchUpload',
+  'OperationAborted',
+  'RequestTimeout',
+  'RequestTimeTooSkewed',
+  'Throttling',
+  'ThrottlingException',
+  'TooManyRequests',
+  'XAmzContentChecksumMismatch',
+  'XAmzContentSHA256Mismatch',
+]);
+
+/** A failure of the SDK as a store's error. `what` names the call and the object: `put s3://b/k`. */
+export function toStoreError(error: unknown, what: string): BackupError {
+  if (isBackupError(error)) return error;
+  const failure = failureOf(error);
+  const { code, hint } = judge(failure, error);
+  const said = failure.status === undefined ? failure.code : `${failure.code}, status ${failure.status}`;
+  return new BackupError(code, `${what} failed: ${said}`, {
+    cause: failure,
+    ...(hint === undefined ? {} : { hint }),
+  });
+}
+
+/** Whether a store's error came from an answer (or a breakdown) with one of these codes. */
+export function isFailure(error: unknown, ...codes: readonly string[]): boolean {
+  if (!isBackupError(error)) return false;
+  const { cause } = error;
+  return typeof cause === 'object' && cause !== null && 'code' in cause && codes.includes(String(cause.code));
+}
+
+function judge({ code, status }: S3Failure, error: unknown): { code: ErrorCode; hint?: string } {
+  if (code === 'NoSuchBucket' || code === 'InvalidBucketName') return { code: 'bucket-missing' };
+  if (code === 'RequestTimeTooSkewed') {
+    return { code: 'store-unavailable', hint: 'the clock of this host and that of the store differ: set it' };
+  }
+  if (code === 'AuthorizationHeaderMalformed' || code === 'PermanentRedirect' || status === 301) {
+    return { code: 'config-invalid', hint: 'the bucket lies in another region: set the region' };
+  }
+  if (code === 'ExpiredToken')
+    return { code: 'access-denied', hint: 'the session token has expired: renew it' };
+  // some say it with 403
+  if (FULL.has(code) || status === 507) return { code: 'store-full' };
+  if (DENIED.has(code) || status === 401 || status === 403) return { code: 'access-denied' };
+  if (code === 'PreconditionFailed' || status === 412) return { code: 'already-exists' };
+  if (UNTRUSTED_TLS.test(code)) {
+    return {
+      code: 'config-invalid',
+      hint: 'the endpoint does not prove who it is: check endpointURL and endpointCA',
+    };
+  }
+  if (code === 'unknown' || PASSING.has(code)) return { code: 'store-unavailable' };
+  if (error instanceof Error && error.message === 'Region is missing') {
+    return { code: 'config-invalid', hint: 'set the region of the bucket' };
+  }
+  if (status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 429) {
+    return { code: 'config-invalid', hint: 'the store refuses this request, and would again' };
+  }
+  return status === 501
+    ? { code: 'config-invalid', hint: 'the store does not know this request' }
+    : { code: 'store-unavailable' };
+}

@@ -1,0 +1,199 @@
+import type { CompletedPart } from '@aws-sdk/client-s3';
+import { BackupError, isBackupError } from '../core/errors.ts';
+import { abortable } from '../streams/abortable.ts';
+import type { PutOptions } from './object-store.ts';
+import type { S3Connection } from './s3-client.ts';
+
+/** Where an object goes. */
+export interface S3Target {
+  readonly Bucket: string;
+  readonly Key: string;
+}
+
+/** What a new object is given beside its bytes. */
+export interface S3Attributes {
+  readonly ServerSideEncryption?: 'AES256' | 'aws:kms';
+  readonly Tagging?: string;
+  readonly Metadata: Record<string, string>;
+}
+
+const MiB = 1024 * 1024;
+/** Bodies up to here go in one PUT; beyond, this is the least size of a part. */
+export const PART_BYTES = 16 * MiB;
+const PARTS_AT_ONCE = 4;
+const BYTES_AT_ONCE = PARTS_AT_ONCE * PART_BYTES;
+const LONGEST_PART_LIST = 10_000;
+const CLEAN_UP_MS = 15_000;
+
+/**
+ * The size of the next part. S3 takes 10 000 parts and 5 TiB: of a body of unknown size the parts grow with what has
+ * been sent (beyond 19 GiB), so that all fit and no more than a part in 1200 is held in memory. Of a known size all
+ * parts are equal, which some stores demand.
+ */
+export function partBytes(sentBytes: number, sizeBytes?: number): number {
+  const needed = sizeBytes === undefined ? sentBytes / 1200 : sizeBytes / (LONGEST_PART_LIST - 500);
+  return Math.max(PART_BYTES, Math.ceil(needed / MiB) * MiB);
+}
+
+/**
+ * Uploads `parts` as one object, at most four at once (fewer when they are large). When anything fails, the upload is
+ * removed at the server, and nothing is stored.
+ *
+ * @param confirm whether the object that is at the target is this very upload; asked when the answer to its completion
+ *   was lost or odd
+ */
+export async function uploadParts(
+  connection: S3Connection,
+  target: S3Target,
+  parts: AsyncIterable<Uint8Array>,
+  options: PutOptions & { readonly attributes: S3Attributes; readonly confirm: () => Promise<boolean> },
+): Promise<{ sizeBytes: number }> {
+  const what = `put s3://${target.Bucket}/${target.Key}`;
+  const { signal, attributes } = options;
+  // the checksum has to be announced here: servers refuse it at the end otherwise
+  const created = await connection.call(what, { signal }, (client, sdk, send) =>
+    client.send(
+      new sdk.CreateMultipartUploadCommand({ ...target, ...attributes, ChecksumAlgorithm: 'CRC32' }),
+      send,
+    ),
+  );
+  if (created.UploadId === undefined) throw odd(what, 'the answer has no upload id');
+  const upload = { ...target, UploadId: created.UploadId };
+  try {
+    const sent = await sendParts(connection, upload, parts, signal);
+    signal.throwIfAborted();
+    await complete(connection, upload, sent.parts, options, what);
+    return { sizeBytes: sent.sizeBytes };
+  } catch (error) {
+    await removeUpload(connection, upload, what);
+    throw error;
+  }
+}
+
+type Upload = S3Target & { readonly UploadId: string };
+
+async function sendParts(
+  connection: S3Connection,
+  upload: Upload,
+  parts: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<{ parts: CompletedPart[]; sizeBytes: number }> {
+  // one that fails stops the others
+  const stop = new AbortController();
+  const onAbort = () => stop.abort(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  const inFlight = new Set<Promise<void>>();
+  const done: CompletedPart[] = [];
+  let flyingBytes = 0;
+  let sizeBytes = 0;
+  let failure: { error: unknown } | undefined;
+
+  const begin = (number: number, body: Uint8Array) => {
+    flyingBytes += body.length;
+    const sending = sendPart(connection, upload, number, body, stop.signal)
+      .then((part) => void done.push(part))
+      .catch((error: unknown) => {
+        failure ??= { error };
+        stop.abort(error);
+      })
+      .finally(() => {
+        flyingBytes -= body.length;
+        inFlight.delete(sending);
+      });
+    inFlight.add(sending);
+  };
+
+  try {
+    let number = 0;
+    // a failure also ends the wait for a source that is slow
+    for await (const body of abortable(parts, stop.signal)) {
+      while (
+        inFlight.size >= PARTS_AT_ONCE ||
+        (inFlight.size > 0 && flyingBytes + body.length > BYTES_AT_ONCE)
+      ) {
+        await Promise.race(inFlight);
+      }
+      stop.signal.throwIfAborted();
+      begin(++number, body);
+      sizeBytes += body.length;
+    }
+    await Promise.all(inFlight);
+  } finally {
+    // a part that is still on its way would outlive the removal of its upload
+    stop.abort(signal.reason);
+    await Promise.all(inFlight);
+    signal.removeEventListener('abort', onAbort);
+  }
+  if (failure) throw failure.error;
+  return { parts: done.toSorted((a, b) => (a.PartNumber ?? 0) - (b.PartNumber ?? 0)), sizeBytes };
+}
+
+async function sendPart(
+  connection: S3Connection,
+  upload: Upload,
+  number: number,
+  body: Uint8Array,
+  signal: AbortSignal,
+): Promise<CompletedPart> {
+  const what = `put part ${number} of s3://${upload.Bucket}/${upload.Key}`;
+  const answer = await connection.call(what, { signal, sendsBytes: body.length }, (client, sdk, send) =>
+    client.send(
+      new sdk.UploadPartCommand({
+        ...upload,
+        PartNumber: number,
+        Body: body,
+        ContentLength: body.length,
+        ChecksumAlgorithm: 'CRC32',
+      }),
+      send,
+    ),
+  );
+  if (answer.ETag === undefined) throw odd(what, 'the answer has no ETag');
+  const { ETag, ChecksumCRC32 } = answer;
+  return { PartNumber: number, ETag, ...(ChecksumCRC32 === undefined ? {} : { ChecksumCRC32 }) };
+}
+
+async function complete(
+  connection: S3Connection,
+  upload: Upload,
+  parts: CompletedPart[],
+  options: PutOptions & { readonly confirm: () => Promise<boolean> },
+  what: string,
+): Promise<void> {
+  try {
+    const answer = await connection.call(
+      what,
+      { signal: options.signal, completes: true },
+      (client, sdk, send) =>
+        client.send(
+          new sdk.CompleteMultipartUploadCommand({
+            ...upload,
+            MultipartUpload: { Parts: parts },
+            ...(options.ifAbsent === true ? { IfNoneMatch: '*' } : {}),
+          }),
+          send,
+        ),
+    );
+    if (answer.ETag === undefined) throw odd(what, 'the answer to its completion has no ETag');
+  } catch (error) {
+    if (options.signal.aborted) throw error;
+    // a completion that was carried out is refused or unknown the second time, and its first answer may be lost
+    if (isBackupError(error) && !isBackupError(error, 'access-denied') && (await options.confirm())) return;
+    throw error;
+  }
+}
+
+async function removeUpload(connection: S3Connection, upload: Upload, what: string): Promise<void> {
+  // the caller's signal may be the reason why this is needed
+  const signal = AbortSignal.timeout(CLEAN_UP_MS);
+  await connection
+    .call(`remove the upload of ${what}`, { signal }, (client, sdk, send) =>
+      client.send(new sdk.AbortMultipartUploadCommand(upload), send),
+    )
+    // the failure that led here is the one to report; the store's own rule for unfinished uploads takes the rest
+    .catch(() => undefined);
+}
+
+/** An answer that came and makes no sense: whether the work was done is open. */
+export const odd = (what: string, why: string) =>
+  new BackupError('store-unavailable', `${what} failed: ${why}`);
