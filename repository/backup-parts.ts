@@ -1,0 +1,98 @@
+import { BackupError } from '../core/errors.ts';
+import {
+  backupPrefix,
+  looksLikePart,
+  parsePartName,
+  quoted,
+  type PartArea,
+  type StoredCodec,
+} from './layout.ts';
+import type { Repository } from './repository.ts';
+
+/** A tar of a base backup, as it is stored. */
+export interface BackupPart {
+  readonly key: string;
+  readonly area: PartArea;
+  /** Counts the parts of one area from 0. */
+  readonly index: number;
+  readonly codec: StoredCodec;
+  readonly sizeBytes: number;
+}
+
+/** Everything in a backup's folder. */
+export interface BackupObjects {
+  /** In the order of a restore: data first, then tablespaces by oid, each area by index. */
+  readonly parts: readonly BackupPart[];
+  /** Keys that are neither parts nor the record nor annotations; nobody restores or deletes them. */
+  readonly foreign: readonly string[];
+  /** Why the parts can't be trusted to be the backup: one named twice, one missing in the middle, one of a strange name. */
+  readonly problems: readonly string[];
+}
+
+const MAX_OBJECTS = 1_000_000;
+
+/** Looks at all objects of a backup, whatever their state. @throws what the store throws */
+export async function inspectBackup(
+  r: Repository,
+  backupId: string,
+  signal: AbortSignal,
+): Promise<BackupObjects> {
+  const prefix = backupPrefix(r.server, backupId);
+  const parts: BackupPart[] = [];
+  const foreign: string[] = [];
+  const problems: string[] = [];
+  for await (const { key, sizeBytes } of r.store.list(prefix, { signal })) {
+    const name = key.slice(prefix.length);
+    const part = parsePartName(name);
+    if (part) parts.push({ key, ...part, sizeBytes });
+    else if (looksLikePart(name))
+      problems.push(`${quoted(name)} is named like a tar of it, but no version wrote it`);
+    else if (name !== 'backup.info' && !name.startsWith('annotations/')) foreign.push(key);
+    if (parts.length + foreign.length > MAX_OBJECTS) {
+      throw new BackupError(
+        'format-invalid',
+        `${r.store.url}/${prefix} holds more than ${MAX_OBJECTS} objects`,
+      );
+    }
+  }
+  parts.sort(inOrderOfRestore);
+  return { parts, foreign, problems: [...problems, ...sequenceProblems(parts, prefix.length)] };
+}
+
+/**
+ * The tars of a backup, in the order of a restore.
+ *
+ * @throws BackupError `object-damaged` when one is there twice, missing in the middle, or of a name no version wrote
+ */
+export async function listParts(r: Repository, backupId: string, signal: AbortSignal): Promise<BackupPart[]> {
+  const { parts, problems } = await inspectBackup(r, backupId, signal);
+  if (problems.length > 0) {
+    throw new BackupError(
+      'object-damaged',
+      `backup ${backupId} is not as it was made: ${problems.join('; ')}`,
+      {
+        hint: 'choose another backup, or put its folder right by hand',
+      },
+    );
+  }
+  return [...parts];
+}
+
+function inOrderOfRestore(a: BackupPart, b: BackupPart): number {
+  const rank = ({ area }: BackupPart) => (area === 'data' ? 0 : Number(area));
+  return rank(a) - rank(b) || a.index - b.index || (a.key < b.key ? -1 : 1);
+}
+
+function sequenceProblems(parts: readonly BackupPart[], prefixLength: number): string[] {
+  const problems: string[] = [];
+  let previous: BackupPart | undefined;
+  for (const part of parts) {
+    const name = (of: BackupPart) => quoted(of.key.slice(prefixLength));
+    const expected = previous?.area === part.area ? previous.index + 1 : 0;
+    if (part.index === expected - 1)
+      problems.push(`${name(previous as BackupPart)} and ${name(part)} are the same part`);
+    else if (part.index !== expected) problems.push(`a part before ${name(part)} is missing`);
+    previous = part;
+  }
+  return problems;
+}
