@@ -11,8 +11,8 @@ export interface Digest {
  * would be the hash of a part.
  */
 export function digesting(source: AsyncIterable<Uint8Array>): {
-  bytes: AsyncIterable<Uint8Array>;
-  result(): Digest;
+  readonly bytes: AsyncIterable<Uint8Array>;
+  readonly result: () => Digest;
 } {
   const hash = createHash('sha256');
   let sizeBytes = 0;

@@ -25,7 +25,13 @@ const OUR_BLOCK_CODE = 5;
 const OUR_BLOCK_BYTES = 256 << 10;
 
 let loadedHash: ReturnType<typeof xxhash> | undefined;
-const loadHash = () => (loadedHash ??= xxhash());
+const loadHash = async () => {
+  const hashes = await (loadedHash ??= xxhash());
+  return {
+    hash: (bytes: Uint8Array) => hashes.h32Raw(bytes),
+    contentHash: () => hashes.create32(0),
+  };
+};
 
 /**
  * One LZ4 frame of independent blocks of 256 KiB with the checksum of the content.
@@ -36,9 +42,9 @@ export async function* lz4Compress(
   source: AsyncIterable<Uint8Array>,
   contentBytes?: number,
 ): AsyncGenerator<Uint8Array, void, void> {
-  const { create32, h32Raw } = await loadHash();
-  const content = create32(0);
-  yield frameHeader(h32Raw, contentBytes);
+  const { hash, contentHash } = await loadHash();
+  const content = contentHash();
+  yield frameHeader(hash, contentBytes);
   for await (const plain of piecesOfSize(source, OUR_BLOCK_BYTES)) {
     content.update(plain);
     yield await compressBlock(plain);
@@ -88,14 +94,14 @@ export async function* lz4Decompress(
   source: AsyncIterable<Uint8Array>,
   name: string,
 ): AsyncGenerator<Uint8Array, void, void> {
-  const { create32, h32Raw } = await loadHash();
+  const { hash, contentHash } = await loadHash();
   const input = new ExactReader(source, name);
   for (let frames = 0; frames === 0 || !(await input.atEnd()); frames++) {
     const magic = (await input.read(4, 'magic number')).readUInt32LE();
     if ((magic & 0xfffffff0) >>> 0 === SKIPPABLE_MAGIC) {
       await input.skip((await input.read(4, 'length of a skippable frame')).readUInt32LE());
     } else if (magic === FRAME_MAGIC) {
-      yield* frameContent(input, name, create32(0), h32Raw);
+      yield* frameContent(input, name, contentHash(), hash);
     } else {
       throw damaged(name, frames === 0 ? 'is not an lz4 frame' : 'has other bytes behind its lz4 frame');
     }
