@@ -7,7 +7,7 @@ import { backupInfoKey, basePrefix, isBackupId, quoted } from './layout.ts';
 import type { Repository } from './repository.ts';
 import { createSmallObject, readSmallText, utf8 } from './small-object.ts';
 
-export { inspectBackup, listParts, type BackupObjects, type BackupPart } from './backup-parts.ts';
+export { inspectBackup, listParts, type BackupPart } from './backup-parts.ts';
 export type { Keep } from './keeps.ts';
 
 /** One backup as the catalogue has it: what its record says, or why it can't be read. */

@@ -3,5 +3,5 @@
  * can do both next to synchronous file access.
  */
 export { safeMemberPath } from './member-path.ts';
-export { TarReader, type TarHandlers, type TarLimits } from './tar-reader.ts';
+export { TarReader } from './tar-reader.ts';
 export { TAR_END, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar-writer.ts';

@@ -8,7 +8,7 @@ import type { Repository } from './repository.ts';
 import { readSmallObject } from './small-object.ts';
 import { parseWalObject, walFolders, type WalObject } from './wal-object.ts';
 
-export { findWal, parseWalObject, walFolders, type WalObject } from './wal-object.ts';
+export { findWal, type WalObject } from './wal-object.ts';
 
 /**
  * The plain bytes of a WAL file. Whether a segment has the size of a segment is the caller's to check.

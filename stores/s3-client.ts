@@ -27,6 +27,19 @@ export const S3_TIMEOUTS: S3Timeouts = {
 const SLOWEST_UPLOAD = 64;
 const TRIES_OF_THE_SDK = 3;
 
+/** The part of a bucket that a store lives in. */
+export interface S3Place {
+  readonly Bucket: string;
+  /** What stands before every key: empty, or ending in `/`. */
+  readonly root: string;
+  /** The address of a key or prefix, for messages. */
+  readonly named: (key: string) => string;
+}
+
+/** An answer that came and makes no sense: whether the work was done is open. */
+export const odd = (what: string, why: string) =>
+  new BackupError('store-unavailable', `${what} failed: ${why}`);
+
 type Sdk = typeof import('@aws-sdk/client-s3');
 
 /** How one call is limited. */

@@ -96,6 +96,7 @@ export function isFailure(error: unknown, ...codes: readonly string[]): boolean 
 
 function judge({ code, status }: S3Failure, error: unknown): { code: ErrorCode; hint?: string } {
   if (code === 'NoSuchBucket' || code === 'InvalidBucketName') return { code: 'bucket-missing' };
+  if (code === 'NoSuchKey') return { code: 'object-missing' };
   if (code === 'RequestTimeTooSkewed') {
     return { code: 'store-unavailable', hint: 'the clock of this host and that of the store differ: set it' };
   }

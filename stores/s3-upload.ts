@@ -1,7 +1,8 @@
 import type { CompletedPart } from '@aws-sdk/client-s3';
-import { BackupError, isBackupError } from '../core/errors.ts';
+import { isBackupError } from '../core/errors.ts';
 import { abortable } from '../streams/abortable.ts';
 import type { PutOptions } from './object-store.ts';
+import { odd } from './s3-client.ts';
 import type { S3Connection } from './s3-client.ts';
 
 /** Where an object goes. */
@@ -20,10 +21,11 @@ export interface S3Attributes {
 const MiB = 1024 * 1024;
 /** Bodies up to here go in one PUT; beyond, this is the least size of a part. */
 export const PART_BYTES = 16 * MiB;
-const PARTS_AT_ONCE = 4;
-const BYTES_AT_ONCE = PARTS_AT_ONCE * PART_BYTES;
+/** Four parts; of parts that are larger, fewer. */
+const BYTES_AT_ONCE = 4 * PART_BYTES;
 const LONGEST_PART_LIST = 10_000;
 const CLEAN_UP_MS = 15_000;
+const GRACE_MS = 1000;
 
 /**
  * The size of the next part. S3 takes 10 000 parts and 5 TiB: of a body of unknown size the parts grow with what has
@@ -49,17 +51,12 @@ export async function uploadParts(
   options: PutOptions & { readonly attributes: S3Attributes; readonly confirm: () => Promise<boolean> },
 ): Promise<{ sizeBytes: number }> {
   const what = `put s3://${target.Bucket}/${target.Key}`;
-  const { signal, attributes } = options;
-  // the checksum has to be announced here: servers refuse it at the end otherwise
-  const created = await connection.call(what, { signal }, (client, sdk, send) =>
-    client.send(
-      new sdk.CreateMultipartUploadCommand({ ...target, ...attributes, ChecksumAlgorithm: 'CRC32' }),
-      send,
-    ),
-  );
+  const { signal } = options;
+  const created = await createUpload(connection, target, what, options);
   if (created.UploadId === undefined) throw odd(what, 'the answer has no upload id');
   const upload = { ...target, UploadId: created.UploadId };
   try {
+    signal.throwIfAborted();
     const sent = await sendParts(connection, upload, parts, signal);
     signal.throwIfAborted();
     await complete(connection, upload, sent.parts, options, what);
@@ -67,6 +64,33 @@ export async function uploadParts(
   } catch (error) {
     await removeUpload(connection, upload, what);
     throw error;
+  }
+}
+
+/** An upload whose id is not known can't be removed: after an abort, the answer is waited for a little. */
+async function createUpload(
+  connection: S3Connection,
+  target: S3Target,
+  what: string,
+  { signal, attributes }: { readonly signal: AbortSignal; readonly attributes: S3Attributes },
+) {
+  const late = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = () => {
+    timer = setTimeout(() => late.abort(signal.reason), GRACE_MS);
+  };
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    // the checksum has to be announced here: servers refuse it at the end otherwise
+    return await connection.call(what, { signal: late.signal }, (client, sdk, send) =>
+      client.send(
+        new sdk.CreateMultipartUploadCommand({ ...target, ...attributes, ChecksumAlgorithm: 'CRC32' }),
+        send,
+      ),
+    );
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    clearTimeout(timer);
   }
 }
 
@@ -107,10 +131,7 @@ async function sendParts(
     let number = 0;
     // a failure also ends the wait for a source that is slow
     for await (const body of abortable(parts, stop.signal)) {
-      while (
-        inFlight.size >= PARTS_AT_ONCE ||
-        (inFlight.size > 0 && flyingBytes + body.length > BYTES_AT_ONCE)
-      ) {
+      while (inFlight.size > 0 && flyingBytes + body.length > BYTES_AT_ONCE) {
         await Promise.race(inFlight);
       }
       stop.signal.throwIfAborted();
@@ -193,7 +214,3 @@ async function removeUpload(connection: S3Connection, upload: Upload, what: stri
     // the failure that led here is the one to report; the store's own rule for unfinished uploads takes the rest
     .catch(() => undefined);
 }
-
-/** An answer that came and makes no sense: whether the work was done is open. */
-export const odd = (what: string, why: string) =>
-  new BackupError('store-unavailable', `${what} failed: ${why}`);

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it, test } from 'vitest';
 import {
   backupInfoKey,
+  keepKey,
   looksLikePart,
   ownKey,
   parsePartName,
@@ -36,6 +37,7 @@ describe('keys', () => {
       walKey('pg', '000000010000000000000003.00000028.backup', 'gzip'),
     ],
     ['pg/wals/00000002.history.gz', walKey('pg', '00000002.history', 'gzip')],
+    ['pg/base/20261122T222531/annotations/keep', keepKey('pg', '20261122T222531')],
     ['pg/walkeep/backups/x/objects.json', ownKey('pg', 'backups', 'x', 'objects.json')],
   ])('E5: %s', ([expected, key]) => {
     expect(key).toBe(expected);

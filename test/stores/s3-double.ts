@@ -5,6 +5,7 @@ import { Secret } from '../../core/secret.ts';
 import type { S3Timeouts } from '../../stores/s3-client.ts';
 import { createS3Store } from '../../stores/s3.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
+import type { S3StoreConfig } from '../../stores/store-config.ts';
 
 /** A request as the double saw it. */
 export interface SeenRequest {
@@ -24,6 +25,7 @@ export interface S3Double {
   readonly seen: SeenRequest[];
   /** Requests like `PUT k` or `POST k?uploadId`, in the order they came. */
   calls(): string[];
+  readonly config: S3StoreConfig;
   store(timeouts?: Partial<S3Timeouts>): ObjectStore;
   close(): Promise<void>;
 }
@@ -52,27 +54,30 @@ export async function startS3Double(script: Script): Promise<S3Double> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
 
+  const config: S3StoreConfig = {
+    kind: 's3',
+    bucket: 'bucket',
+    prefix: '',
+    endpointUrl: `http://127.0.0.1:${port}`,
+    credentials: { accessKeyId: new Secret('canary-key-id'), secretAccessKey: new Secret('canary-secret') },
+  };
+
   return {
     seen,
+    config,
     calls: () =>
       seen.map(({ method, key, query }) => {
         const verbs = ['uploads', 'uploadId', 'delete', 'list-type'].filter((name) => query.has(name));
         return `${method} ${key}${verbs.length > 0 ? `?${verbs.join('&')}` : ''}`;
       }),
     store(timeouts) {
-      const store = createS3Store(
-        {
-          kind: 's3',
-          bucket: 'bucket',
-          prefix: '',
-          endpointUrl: `http://127.0.0.1:${port}`,
-          credentials: {
-            accessKeyId: new Secret('canary-key-id'),
-            secretAccessKey: new Secret('canary-secret'),
-          },
-        },
-        { connectMs: 1000, idleMs: 300, callMs: 5000, completeMs: 1000, ...timeouts },
-      );
+      const store = createS3Store(config, {
+        connectMs: 1000,
+        idleMs: 300,
+        callMs: 5000,
+        completeMs: 1000,
+        ...timeouts,
+      });
       stores.push(store);
       return store;
     },
