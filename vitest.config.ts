@@ -29,7 +29,6 @@ export default defineConfig({
           include: WITH_SERVERS.map((folder) => `${folder}/*.test.ts`),
           testTimeout: 180 * SECOND_MS,
           hookTimeout: 180 * SECOND_MS,
-          teardownTimeout: 60 * SECOND_MS,
         },
       },
     ],

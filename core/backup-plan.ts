@@ -48,7 +48,10 @@ export function planParts<File extends PlannedFile>(
   options: { readonly jobs: number; readonly maxPartBytes?: number },
 ): PlannedPart<File>[] {
   const total = areas.reduce((sum, { files }) => sum + bytesOf(files), 0);
-  const balanced = Math.max(SMALLEST_PART_BYTES, Math.ceil(total / (Math.max(1, options.jobs) * PARTS_PER_JOB)));
+  const balanced = Math.max(
+    SMALLEST_PART_BYTES,
+    Math.ceil(total / (Math.max(1, options.jobs) * PARTS_PER_JOB)),
+  );
   const limit = Math.max(1, Math.min(options.maxPartBytes ?? DEFAULT_MAX_PART_BYTES, balanced));
   return areas
     .flatMap((area) => divide(area, limit))
@@ -60,12 +63,16 @@ export function lastDataIndex(parts: readonly PlannedPart[]): number {
   return parts.filter(({ area }) => area === DATA_AREA).length;
 }
 
-function divide<File extends PlannedFile>({ area, files }: PlannedArea<File>, limit: number): PlannedPart<File>[] {
+function divide<File extends PlannedFile>(
+  { area, files }: PlannedArea<File>,
+  limit: number,
+): PlannedPart<File>[] {
   const groups: { files: File[]; bytes: number }[] = [{ files: [], bytes: 0 }];
   for (const file of files) {
     const bytes = tarBytes(file.sizeBytes);
     let group = groups.at(-1);
-    if (!group || (group.files.length > 0 && group.bytes + bytes > limit)) groups.push((group = { files: [], bytes: 0 }));
+    if (!group || (group.files.length > 0 && group.bytes + bytes > limit))
+      groups.push((group = { files: [], bytes: 0 }));
     group.files.push(file);
     group.bytes += bytes;
   }

@@ -179,7 +179,8 @@ const GO_LONGEST_MS = 9_223_372_036_854;
 
 /** @see Go's `time.ParseDuration`: signed, several terms, decimals, no days */
 function parseGoDuration(text: string, descriptor: string): number {
-  const fail = (why: string) => invalid(`Failed to parse duration ${descriptor}: time: ${why} duration "${text}"`);
+  const fail = (why: string) =>
+    invalid(`Failed to parse duration ${descriptor}: time: ${why} duration "${text}"`);
   const negative = text.startsWith('-');
   let rest = text.replace(/^[+-]/, '');
   if (rest === '0') return 0;
@@ -290,7 +291,7 @@ function nextWallClock(
 function dayMatches(spec: CronSpec & { kind: 'calendar' }, date: Date): boolean {
   const inMonth = spec.dayOfMonth.values.includes(date.getUTCDate());
   const inWeek = spec.dayOfWeek.values.includes(date.getUTCDay());
-  return spec.dayOfMonth.star || spec.dayOfWeek.star ? inMonth && inWeek : inMonth || inWeek;
+  return inMonth && inWeek;
 }
 
 /** Milliseconds since midnight of the first matching time not before `earliest`. */

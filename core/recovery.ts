@@ -1,25 +1,32 @@
 import { BackupError } from './errors.ts';
-import { formatLsn, parseLsn, toLsn, type Lsn } from './lsn.ts';
-import { segmentName, type SegmentName } from './segment.ts';
-import type { SegmentRanges } from './segment-ranges.ts';
-import { formatMicros, formatPostgresTime, parseTargetTime, toMicros, type Micros } from './target-time.ts';
-import { describePath, timelinePath, type TimelineStep, type TimelineSwitch } from './timeline.ts';
+import { formatLsn, parseLsn, type Lsn } from './lsn.ts';
+import {
+  isOutlived,
+  offPath,
+  pathTo,
+  reachOf,
+  type Candidate,
+  type Path,
+  type PlannedTail,
+  type Reach,
+  type WalFacts,
+} from './recovery-path.ts';
+import {
+  describeTarget,
+  isGiven,
+  needsBackup,
+  parseTarget,
+  targetSettings,
+  valueOf,
+  type RecoveryTarget,
+  type Target,
+  type TargetKind,
+} from './recovery-target.ts';
+import { formatMicros, parseTargetTime, toMicros } from './target-time.ts';
+import { describePath, type TimelineStep } from './timeline.ts';
 
-/** Where a recovery is to end, in CNPG's names (`bootstrap.recovery.recoveryTarget`). At most one target. */
-export interface RecoveryTarget {
-  /** RFC 3339 or PostgreSQL's timestamp; without a zone it is UTC. */
-  readonly targetTime?: string | undefined;
-  readonly targetLSN?: string | undefined;
-  readonly targetXID?: string | undefined;
-  readonly targetName?: string | undefined;
-  readonly targetImmediate?: boolean | undefined;
-  /** A backup's id or name, or `newest` or `oldest`. Required with XID, name and immediate. */
-  readonly backupID?: string | undefined;
-  /** `latest` (and nothing), `current` (that of the backup), or a number. */
-  readonly targetTLI?: string | undefined;
-  /** Stop just before the target instead of just after it. */
-  readonly exclusive?: boolean | undefined;
-}
+export type { PlannedTail } from './recovery-path.ts';
+export type { RecoveryTarget, TargetKind } from './recovery-target.ts';
 
 /** What a recovery needs to know about a backup; `BackupInfo` has this shape. */
 export interface RecoveryBackup {
@@ -49,12 +56,8 @@ export interface PathEndRecords {
   readonly lastRecordLsn?: string | undefined;
 }
 
-export interface RecoveryFacts {
+export interface RecoveryFacts extends WalFacts {
   readonly backups: readonly RecoveryBackup[];
-  readonly histories: ReadonlyMap<number, readonly TimelineSwitch[]>;
-  readonly segments: SegmentRanges;
-  /** Segments that are in the archive as `.partial`, without that ending. */
-  readonly partials?: readonly SegmentName[] | undefined;
   /** The system identifier the archive belongs to, when it is known. */
   readonly systemId?: string | undefined;
   readonly target: RecoveryTarget;
@@ -63,18 +66,6 @@ export interface RecoveryFacts {
   readonly endRecords?: readonly PathEndRecords[] | undefined;
   /** Milliseconds since 1970. */
   readonly now: number;
-}
-
-export type TargetKind = 'end' | 'time' | 'lsn' | 'xid' | 'name' | 'immediate';
-
-/** A file served under the name of the segment it is a part of, because the segment itself was never archived. */
-export interface PlannedTail {
-  /** What PostgreSQL asks for. */
-  readonly segment: string;
-  /** The archived file: the same, or its `.partial`. */
-  readonly file: string;
-  /** Bytes from this offset on belong to another timeline and are zeroed, as PostgreSQL does when it branches off. */
-  readonly cutAtOffset?: number;
 }
 
 export interface PlannedStep {
@@ -119,43 +110,9 @@ export interface RecoveryPlan {
   readonly excluded: readonly { readonly backupId: string; readonly reason: string }[];
 }
 
-type Target =
-  | { readonly kind: 'end' | 'immediate'; readonly inclusive: boolean }
-  | { readonly kind: 'time'; readonly inclusive: boolean; readonly micros: Micros }
-  | { readonly kind: 'lsn'; readonly inclusive: boolean; readonly lsn: Lsn }
-  | { readonly kind: 'xid' | 'name'; readonly inclusive: boolean; readonly value: string };
-
-/** A backup that is complete by its own record. */
-interface Candidate {
-  readonly backupId: string;
-  readonly backupName?: string | undefined;
-  readonly timeline: number;
-  readonly beginLsn: Lsn;
-  readonly endLsn: Lsn;
-  readonly endTime: Date;
-}
-
-/** How far the WAL leads from a backup along a path. */
-interface Reach {
-  readonly first: SegmentName;
-  readonly last?: SegmentName;
-  readonly end: Lsn;
-  readonly missing: SegmentName;
-  readonly hole?: { readonly missing: SegmentName; readonly next: SegmentName };
-  readonly tail?: PlannedTail;
-  readonly count: number;
-}
-
 interface Usable {
   readonly backup: Candidate;
   readonly reach: Reach;
-}
-
-interface Path {
-  readonly timeline: number;
-  readonly steps: readonly TimelineStep[];
-  /** There is no history file, so nothing is known of its ancestors. */
-  readonly isRootless: boolean;
 }
 
 type Excluded = { backupId: string; reason: string };
@@ -187,10 +144,14 @@ export function planRecovery(facts: RecoveryFacts): RecoveryPlan {
 
   const tail = reach.tail === undefined ? {} : { tail: reach.tail };
   if (reach.hole !== undefined && target.kind !== 'end') {
-    warnings.push(`${reach.hole.missing} is missing from the archive (${reach.hole.next} is there): if the target lies behind it, PostgreSQL stops there without promoting`);
+    warnings.push(
+      `${reach.hole.missing} is missing from the archive (${reach.hole.next} is there): if the target lies behind it, PostgreSQL stops there without promoting`,
+    );
   }
   if (path.isRootless) {
-    warnings.push(`the history of timeline ${path.timeline} is not in the archive; only what was written on it can be used`);
+    warnings.push(
+      `the history of timeline ${path.timeline} is not in the archive; only what was written on it can be used`,
+    );
   }
   return {
     version: 1,
@@ -213,85 +174,18 @@ export function planRecovery(facts: RecoveryFacts): RecoveryPlan {
     endsAt: describeEnd(target, reach),
     acceptsEnd: reach.hole !== undefined && facts.acceptEnd === true,
     ...(records?.newestCommit === undefined ? {} : { newestCommit: records.newestCommit }),
-    settings: targetSettings(target, path, backup),
+    // A number makes PostgreSQL want that timeline's history file; the backup's own timeline needs none.
+    settings: targetSettings(
+      target,
+      path.isRootless && backup.timeline === path.timeline ? 'current' : String(path.timeline),
+    ),
     reasons: reasonsFor(facts, target, path, chosen, wanted),
     warnings,
     excluded,
   };
 }
 
-// ---- the target ----------------------------------------------------------------------------------------------------
-
-function parseTarget(target: RecoveryTarget): Target {
-  const inclusive = target.exclusive !== true;
-  const given: Target[] = [];
-  if (isGiven(target.targetTime)) given.push({ kind: 'time', inclusive, micros: parseTargetTime(target.targetTime) });
-  if (isGiven(target.targetLSN)) given.push({ kind: 'lsn', inclusive, lsn: parseLsn(target.targetLSN) });
-  if (isGiven(target.targetXID)) {
-    if (!/^\d{1,10}$/.test(target.targetXID) || BigInt(target.targetXID) > 0xffff_ffffn) {
-      throw new BackupError('usage', `not a transaction id: "${target.targetXID}" (expected a number below 4294967296)`);
-    }
-    given.push({ kind: 'xid', inclusive, value: target.targetXID });
-  }
-  if (isGiven(target.targetName)) {
-    // oxlint-disable-next-line no-control-regex -- PostgreSQL and CNPG refuse exactly these
-    if (new TextEncoder().encode(target.targetName).length > 63 || /[\u0000-\u001f\u007f]/.test(target.targetName)) {
-      throw new BackupError('usage', `not the name of a restore point: ${JSON.stringify(target.targetName)} (at most 63 bytes, no control characters)`);
-    }
-    given.push({ kind: 'name', inclusive, value: target.targetName });
-  }
-  if (target.targetImmediate === true) given.push({ kind: 'immediate', inclusive });
-  if (given.length > 1) {
-    const kinds = given.map(({ kind }) => kind).join(' and ');
-    throw new BackupError('usage', `one recovery can have one target, and this one has ${kinds}`);
-  }
-  return given[0] ?? { kind: 'end', inclusive };
-}
-
-function isGiven(text: string | undefined): text is string {
-  return text !== undefined && text !== '';
-}
-
-function valueOf(target: Target): { value?: string } {
-  switch (target.kind) {
-    case 'time':
-      return { value: formatMicros(target.micros) };
-    case 'lsn':
-      return { value: formatLsn(target.lsn) };
-    case 'xid':
-    case 'name':
-      return { value: target.value };
-    case 'end':
-    case 'immediate':
-      return {};
-  }
-}
-
-function targetSettings(target: Target, path: Path, backup: Candidate): Record<string, string> {
-  // A number makes PostgreSQL want that timeline's history file; the backup's own timeline needs none.
-  const timeline = path.isRootless && backup.timeline === path.timeline ? 'current' : String(path.timeline);
-  const common = { recovery_target_timeline: timeline, recovery_target_inclusive: String(target.inclusive) };
-  switch (target.kind) {
-    case 'time':
-      return { ...common, recovery_target_time: formatPostgresTime(target.micros) };
-    case 'lsn':
-      return { ...common, recovery_target_lsn: formatLsn(target.lsn) };
-    case 'xid':
-      return { ...common, recovery_target_xid: target.value };
-    case 'name':
-      return { ...common, recovery_target_name: target.value };
-    case 'immediate':
-      return { ...common, recovery_target: 'immediate' };
-    case 'end':
-      return common;
-  }
-}
-
-function needsBackup(target: Target): boolean {
-  return target.kind === 'xid' || target.kind === 'name' || target.kind === 'immediate';
-}
-
-// ---- the backups ---------------------------------------------------------------------------------------------------
+// ---- the backups ------------------------------------------------------------------------------------------------------
 
 function completeBackups(facts: RecoveryFacts): { candidates: Candidate[]; excluded: Excluded[] } {
   const candidates: Candidate[] = [];
@@ -300,7 +194,12 @@ function completeBackups(facts: RecoveryFacts): { candidates: Candidate[]; exclu
     const reason = incompleteness(backup, facts);
     const { backupId, backupName, timeline, beginLsn, endLsn, endTime } = backup;
     if (reason !== undefined) excluded.push({ backupId, reason });
-    else if (timeline === undefined || beginLsn === undefined || endLsn === undefined || endTime === undefined) {
+    else if (
+      timeline === undefined ||
+      beginLsn === undefined ||
+      endLsn === undefined ||
+      endTime === undefined
+    ) {
       excluded.push({ backupId, reason: 'its record does not say where and when it began and ended' });
     } else candidates.push({ backupId, backupName, timeline, beginLsn, endLsn, endTime });
   }
@@ -311,7 +210,8 @@ function incompleteness(backup: RecoveryBackup, facts: RecoveryFacts): string | 
   if (backup.problem !== undefined) return backup.problem;
   if (backup.status === 'STARTED') return 'it is running, or what took it died';
   if (backup.status !== 'DONE') return `its status is ${backup.status}`;
-  if (backup.parentBackupId !== undefined) return `it is incremental (on ${backup.parentBackupId}), which can't be restored yet`;
+  if (backup.parentBackupId !== undefined)
+    return `it is incremental (on ${backup.parentBackupId}), which can't be restored yet`;
   if (backup.snapshots === true) return 'it consists of volume snapshots, which are not in the repository';
   if (facts.systemId !== undefined && backup.systemId !== undefined && facts.systemId !== backup.systemId) {
     return `it is of system ${backup.systemId}, the archive of ${facts.systemId}`;
@@ -327,51 +227,69 @@ function incompleteness(backup: RecoveryBackup, facts: RecoveryFacts): string | 
 
 type Wanted = { readonly end: 'newest' | 'oldest' } | { readonly backup: Candidate };
 
-function namedBackup(facts: RecoveryFacts, candidates: readonly Candidate[], excluded: readonly Excluded[]): Wanted | undefined {
+function namedBackup(
+  facts: RecoveryFacts,
+  candidates: readonly Candidate[],
+  excluded: readonly Excluded[],
+): Wanted | undefined {
   const name = facts.target.backupID;
   if (!isGiven(name)) return undefined;
   if (name === 'newest' || name === 'latest' || name === 'last') return { end: 'newest' };
   if (name === 'oldest' || name === 'first') return { end: 'oldest' };
-  const found = candidates.find(({ backupId }) => backupId === name) ?? candidates.findLast(({ backupName }) => backupName === name);
+  const found =
+    candidates.find(({ backupId }) => backupId === name) ??
+    candidates.findLast(({ backupName }) => backupName === name);
   if (found) return { backup: found };
   const known = facts.backups.find(({ backupId, backupName }) => backupId === name || backupName === name);
   if (!known) {
-    throw new BackupError('backup-unknown', `there is no backup "${name}" in the repository${listing(candidates)}`);
+    throw new BackupError(
+      'backup-unknown',
+      `there is no backup "${name}" in the repository${listing(candidates)}`,
+    );
   }
   const reason = excluded.find(({ backupId }) => backupId === known.backupId)?.reason ?? 'unknown';
-  throw new BackupError('backup-unusable', `backup ${name} can't be restored: ${reason}${listing(candidates)}`);
+  throw new BackupError(
+    'backup-unusable',
+    `backup ${name} can't be restored: ${reason}${listing(candidates)}`,
+  );
 }
 
 function listing(candidates: readonly Candidate[]): string {
   if (candidates.length === 0) return '';
-  const shown = candidates.slice(-5).toReversed().map((backup) => `${backup.backupId} (ended ${backup.endTime.toISOString()})`);
+  const shown = candidates
+    .slice(-5)
+    .toReversed()
+    .map((backup) => `${backup.backupId} (ended ${backup.endTime.toISOString()})`);
   const more = candidates.length > shown.length ? ` and ${candidates.length - shown.length} older` : '';
   return `; there are ${shown.join(', ')}${more}`;
 }
 
 function nothingToRestore(excluded: readonly Excluded[]): BackupError {
-  const why = excluded.slice(0, 5).map(({ backupId, reason }) => `${backupId}: ${reason}`).join('; ');
-  const message = excluded.length === 0 ? 'there is no backup in the repository' : `no backup can be restored (${why})`;
-  return new BackupError('target-unreachable', message, { hint: 'take a backup first: walkeep backup CLUSTER --wait' });
-}
-
-function backupRequired(target: Target, candidates: readonly Candidate[]): BackupError {
-  const what = { xid: 'a transaction id', name: 'a restore point', immediate: 'an immediate end' }[target.kind as 'xid'];
-  return new BackupError('usage', `${what} says nothing about when, so the backup has to be chosen${listing(candidates)}`, {
-    hint: 'give --backup-id ID (backupID in a manifest): one that ended before the target. "newest" and "oldest" are understood too',
+  const why = excluded
+    .slice(0, 5)
+    .map(({ backupId, reason }) => `${backupId}: ${reason}`)
+    .join('; ');
+  const message =
+    excluded.length === 0 ? 'there is no backup in the repository' : `no backup can be restored (${why})`;
+  return new BackupError('target-unreachable', message, {
+    hint: 'take a backup first: walkeep backup CLUSTER --wait',
   });
 }
 
-// ---- the timelines -------------------------------------------------------------------------------------------------
-
-function pathTo(timeline: number, facts: RecoveryFacts): Path {
-  const switches = facts.histories.get(timeline);
-  return {
-    timeline,
-    steps: timelinePath(timeline, switches ?? []),
-    isRootless: timeline !== 1 && switches === undefined,
-  };
+function backupRequired(target: Target, candidates: readonly Candidate[]): BackupError {
+  const what = { xid: 'a transaction id', name: 'a restore point', immediate: 'an immediate end' }[
+    target.kind as 'xid'
+  ];
+  return new BackupError(
+    'usage',
+    `${what} says nothing about when, so the backup has to be chosen${listing(candidates)}`,
+    {
+      hint: 'give --backup-id ID (backupID in a manifest): one that ended before the target. "newest" and "oldest" are understood too',
+    },
+  );
 }
+
+// ---- the timelines ----------------------------------------------------------------------------------------------------
 
 function knownTimelines(facts: RecoveryFacts, candidates: readonly Candidate[]): number[] {
   const known = new Set([
@@ -393,15 +311,25 @@ function choosePath(
   const known = knownTimelines(facts, candidates);
   const backups = wanted && 'backup' in wanted ? [wanted.backup] : candidates;
   if (asked === 'current') {
-    const newest = backups.filter((backup) => endedBefore(backup, target)).toSorted(byEnd).at(-1) ?? backups.toSorted(byEnd).at(-1);
+    const newest =
+      backups
+        .filter((backup) => endedBefore(backup, target))
+        .toSorted(byEnd)
+        .at(-1) ?? backups.toSorted(byEnd).at(-1);
     return pathTo((newest as Candidate).timeline, facts);
   }
   if (isGiven(asked) && asked !== 'latest') {
     if (!/^[1-9]\d{0,9}$/.test(asked)) {
-      throw new BackupError('usage', `not a timeline: "${asked}" (expected latest, current or a number from 1)`);
+      throw new BackupError(
+        'usage',
+        `not a timeline: "${asked}" (expected latest, current or a number from 1)`,
+      );
     }
     if (!known.includes(Number(asked))) {
-      throw new BackupError('target-unreachable', `timeline ${asked} is not in the archive; there are ${known.toReversed().join(', ')}`);
+      throw new BackupError(
+        'target-unreachable',
+        `timeline ${asked} is not in the archive; there are ${known.toReversed().join(', ')}`,
+      );
     }
     return pathTo(Number(asked), facts);
   }
@@ -424,125 +352,25 @@ function choosePath(
     return path;
   }
   // Every candidate's own timeline is known, and a backup is on the way to its own timeline unless its record lies.
-  throw new BackupError('target-unreachable', `no timeline leads on from ${backups.map(({ backupId }) => backupId).join(', ')}: the histories contradict the records`);
+  throw new BackupError(
+    'target-unreachable',
+    `no timeline leads on from ${backups.map(({ backupId }) => backupId).join(', ')}: the histories contradict the records`,
+  );
 }
 
-/** Whether nothing of a timeline is archived while its parent has whole segments beyond the branch: see the warning. */
-function isOutlived(path: Path, facts: RecoveryFacts): boolean {
-  const [parent, last] = path.steps.slice(-2);
-  if (parent === undefined || last === undefined || facts.segments.newest(path.timeline) !== undefined) return false;
-  const branch = last.beginsAt / BigInt(facts.segments.segmentSize);
-  return facts.segments.firstFrom(parent.timeline, branch + 1n) !== undefined;
-}
-
-function offPath(backup: Candidate, path: Path): string | undefined {
-  const step = path.steps.find(({ timeline }) => timeline === backup.timeline);
-  if (step === undefined) {
-    return `it was taken on timeline ${backup.timeline}, which is not on the way to timeline ${path.timeline}`;
-  }
-  if (step.endsAt !== undefined && backup.endLsn > step.endsAt) {
-    return (
-      `it was taken on timeline ${backup.timeline} and ended at ${formatLsn(backup.endLsn)}, ` +
-      `after the way to timeline ${path.timeline} had left it at ${formatLsn(step.endsAt)}`
-    );
-  }
-  if (backup.beginLsn < step.beginsAt) {
-    return `it began at ${formatLsn(backup.beginLsn)}, before its timeline ${backup.timeline} did (${formatLsn(step.beginsAt)})`;
-  }
-  return undefined;
-}
-
-// ---- how far the WAL leads -----------------------------------------------------------------------------------------
-
-/**
- * Follows the segments PostgreSQL will ask for: of each number, that of the newest timeline of the path which had
- * begun by then (it contains the parent's records up to the switch).
- */
-function reachOf(backup: Candidate, path: Path, facts: RecoveryFacts): Reach {
-  const { segments } = facts;
-  const size = BigInt(segments.segmentSize);
-  const name = (timeline: number, number: bigint) => segmentName(timeline, number, segments.segmentSize);
-  const first = backup.beginLsn / size;
-  const from = path.steps.findIndex(({ timeline }) => timeline === backup.timeline);
-  let last: { timeline: number; number: bigint } | undefined;
-  let firstName: SegmentName | undefined;
-  for (const [index, step] of path.steps.entries()) {
-    if (index < from) continue;
-    const next = path.steps[index + 1];
-    const begin = index === from ? first : max(first, step.beginsAt / size);
-    const leave = next === undefined ? undefined : next.beginsAt / size;
-    if (leave !== undefined && begin >= leave) continue;
-    firstName ??= name(step.timeline, begin);
-    const contiguous = segments.lastContiguous(step.timeline, begin);
-    if (contiguous !== undefined) last = { timeline: step.timeline, number: leave === undefined ? contiguous : min(contiguous, leave - 1n) };
-    if (leave !== undefined && contiguous !== undefined && contiguous >= leave - 1n) continue;
-    const missing = contiguous === undefined ? begin : contiguous + 1n;
-    const later = laterOnPath(path.steps, index, missing, segments);
-    const tail = later === undefined ? tailOf(path.steps, index, missing, facts) : undefined;
-    const reached = tail ? tail.end : toLsn(missing * size);
-    return {
-      first: firstName,
-      ...(last === undefined ? {} : { last: name(last.timeline, last.number) }),
-      end: reached,
-      missing: name(step.timeline, missing),
-      ...(later === undefined ? {} : { hole: { missing: name(step.timeline, missing), next: later } }),
-      ...(tail === undefined ? {} : { tail: tail.plan }),
-      count: Number(missing - first) + (tail ? 1 : 0),
-    };
-  }
-  throw new BackupError('format-invalid', `backup ${backup.backupId} is not on the way to timeline ${path.timeline}`);
-}
-
-/** The first segment behind `missing` that PostgreSQL would ask for along the path, if one is archived. */
-function laterOnPath(steps: readonly TimelineStep[], from: number, missing: bigint, segments: SegmentRanges): SegmentName | undefined {
-  const size = BigInt(segments.segmentSize);
-  for (const [index, step] of steps.entries()) {
-    if (index < from) continue;
-    const next = steps[index + 1];
-    const begin = max(missing + 1n, step.beginsAt / size);
-    const found = segments.firstFrom(step.timeline, begin);
-    if (found !== undefined && (next === undefined || found < next.beginsAt / size)) {
-      return segmentName(step.timeline, found, segments.segmentSize);
-    }
-  }
-  return undefined;
-}
-
-/**
- * What the archive holds of the segment after the last: its `.partial`, or the parent's segment up to the branch.
- * PostgreSQL archives both when it is promoted; without them the last commits before a failover would be left out.
- */
-function tailOf(steps: readonly TimelineStep[], index: number, missing: bigint, facts: RecoveryFacts): { plan: PlannedTail; end: Lsn } | undefined {
-  const { segments, partials = [] } = facts;
-  const size = BigInt(segments.segmentSize);
-  const begin = missing * size;
-  for (let at = index; at >= 0; at--) {
-    const step = steps[at] as TimelineStep;
-    const own = segmentName(step.timeline, missing, segments.segmentSize);
-    const endsAt = step.endsAt ?? toLsn(begin + size);
-    const file = at < index && segments.has(step.timeline, missing) ? own : partials.includes(own) ? `${own}.partial` : undefined;
-    if (file !== undefined && endsAt > begin) {
-      const end = min(endsAt, begin + size);
-      const cut = end < begin + size ? { cutAtOffset: Number(end - begin) } : {};
-      return { plan: { segment: own, file, ...cut }, end: toLsn(end) };
-    }
-    // An older timeline holds this segment only when the younger one began within it.
-    if (step.beginsAt <= begin) return undefined;
-  }
-  return undefined;
-}
-
-const max = (a: bigint, b: bigint) => (a > b ? a : b);
-const min = (a: bigint, b: bigint) => (a < b ? a : b);
-
-// ---- the choice ----------------------------------------------------------------------------------------------------
+// ---- the choice -------------------------------------------------------------------------------------------------------
 
 function byEnd(a: Candidate, b: Candidate): number {
   return a.endLsn < b.endLsn ? -1 : a.endLsn > b.endLsn ? 1 : 0;
 }
 
 /** The backups on the path whose own WAL is there, ascending by where they end; the others are added to `excluded`. */
-function usableBackups(facts: RecoveryFacts, path: Path, candidates: readonly Candidate[], excluded: Excluded[]): Usable[] {
+function usableBackups(
+  facts: RecoveryFacts,
+  path: Path,
+  candidates: readonly Candidate[],
+  excluded: Excluded[],
+): Usable[] {
   const usable: Usable[] = [];
   for (const backup of candidates.toSorted(byEnd)) {
     const reason = offPath(backup, path);
@@ -552,7 +380,10 @@ function usableBackups(facts: RecoveryFacts, path: Path, candidates: readonly Ca
     }
     const reach = reachOf(backup, path, facts);
     if (reach.end < backup.endLsn) {
-      excluded.push({ backupId: backup.backupId, reason: `the WAL written while it was taken is incomplete: ${reach.missing} is missing` });
+      excluded.push({
+        backupId: backup.backupId,
+        reason: `the WAL written while it was taken is incomplete: ${reach.missing} is missing`,
+      });
     } else usable.push({ backup, reach });
   }
   return usable;
@@ -574,14 +405,21 @@ function chooseBackup(
   if (wanted && 'backup' in wanted) {
     const found = usable.find(({ backup }) => backup === wanted.backup);
     if (!found) {
-      const reason = excluded.find(({ backupId }) => backupId === wanted.backup.backupId)?.reason ?? 'unknown';
-      throw new BackupError('backup-unusable', `backup ${wanted.backup.backupId} can't be restored to timeline ${path.timeline}: ${reason}`);
+      const reason =
+        excluded.find(({ backupId }) => backupId === wanted.backup.backupId)?.reason ?? 'unknown';
+      throw new BackupError(
+        'backup-unusable',
+        `backup ${wanted.backup.backupId} can't be restored to timeline ${path.timeline}: ${reason}`,
+      );
     }
     if (!endedBefore(found.backup, target)) throw beforeTheBackup(target, path, found.backup, usable);
     return found;
   }
   if (usable.length === 0) {
-    const why = excluded.slice(-5).map(({ backupId, reason }) => `${backupId}: ${reason}`).join('; ');
+    const why = excluded
+      .slice(-5)
+      .map(({ backupId, reason }) => `${backupId}: ${reason}`)
+      .join('; ');
     throw new BackupError('target-unreachable', `no backup leads to timeline ${path.timeline} (${why})`);
   }
   const before = usable.filter(({ backup }) => endedBefore(backup, target));
@@ -589,13 +427,19 @@ function chooseBackup(
   const oldest = wanted?.end === 'oldest';
   if (!oldest) return before.at(-1) as Usable;
   // The oldest from which one gets as far as from any: an older one in front of a hole leads nowhere near.
-  const farthest = before.reduce((best, { reach }) => max(best, reach.end), 0n);
+  const farthest = before.reduce((best, { reach }) => (reach.end > best ? reach.end : best), 0n);
   return before.find(({ reach }) => reach.end === farthest) as Usable;
 }
 
-function beforeTheBackup(target: Target, path: Path, backup: Candidate | undefined, usable: readonly Usable[]): BackupError {
+function beforeTheBackup(
+  target: Target,
+  path: Path,
+  backup: Candidate | undefined,
+  usable: readonly Usable[],
+): BackupError {
   const earliest = (usable[0] as Usable).backup;
-  const moment = (of: Candidate) => (target.kind === 'time' ? of.endTime.toISOString() : formatLsn(of.endLsn));
+  const moment = (of: Candidate) =>
+    target.kind === 'time' ? of.endTime.toISOString() : formatLsn(of.endLsn);
   const asked = `${target.kind === 'time' ? 'time' : 'LSN'} ${valueOf(target).value}`;
   if (backup !== undefined && endedBefore(earliest, target)) {
     const better = usable.filter((other) => endedBefore(other.backup, target)).at(-1) as Usable;
@@ -611,7 +455,7 @@ function beforeTheBackup(target: Target, path: Path, backup: Candidate | undefin
   );
 }
 
-// ---- what lies beyond the end --------------------------------------------------------------------------------------
+// ---- what lies beyond the end -----------------------------------------------------------------------------------------
 
 function refuseWhatLiesBeyond(
   facts: RecoveryFacts,
@@ -639,8 +483,14 @@ function refuseWhatLiesBeyond(
   if (target.kind === 'lsn') {
     const lastRecord = records?.lastRecordLsn === undefined ? undefined : parseLsn(records.lastRecordLsn);
     if (target.lsn >= reach.end || (lastRecord !== undefined && target.lsn > lastRecord)) {
-      const last = lastRecord === undefined ? `the last position within reach is before ${formatLsn(reach.end)}` : `the last record within reach begins at ${formatLsn(lastRecord)}`;
-      throw new BackupError('target-unreachable', `LSN ${formatLsn(target.lsn)} is beyond reach on timeline ${path.timeline}: ${last} (${limit})${elsewhere(facts, target.lsn, path)}`);
+      const last =
+        lastRecord === undefined
+          ? `the last position within reach is before ${formatLsn(reach.end)}`
+          : `the last record within reach begins at ${formatLsn(lastRecord)}`;
+      throw new BackupError(
+        'target-unreachable',
+        `LSN ${formatLsn(target.lsn)} is beyond reach on timeline ${path.timeline}: ${last} (${limit})${elsewhere(facts, target.lsn, path)}`,
+      );
     }
   }
   if (target.kind === 'time') {
@@ -648,12 +498,21 @@ function refuseWhatLiesBeyond(
     const isBeyond =
       newest === undefined
         ? target.micros > BigInt(facts.now) * 1000n
-        : target.inclusive ? target.micros >= newest : target.micros > newest;
+        : target.inclusive
+          ? target.micros >= newest
+          : target.micros > newest;
     if (isBeyond) {
-      const what = newest === undefined ? `now is ${new Date(facts.now).toISOString()}` : `the newest transaction within reach ended at ${formatMicros(newest)}`;
-      throw new BackupError('target-unreachable', `time ${formatMicros(target.micros)} is beyond reach on timeline ${path.timeline}: ${what} (${limit})`, {
-        hint: 'choose an earlier time, or leave the target out to recover everything there is',
-      });
+      const what =
+        newest === undefined
+          ? `now is ${new Date(facts.now).toISOString()}`
+          : `the newest transaction within reach ended at ${formatMicros(newest)}`;
+      throw new BackupError(
+        'target-unreachable',
+        `time ${formatMicros(target.micros)} is beyond reach on timeline ${path.timeline}: ${what} (${limit})`,
+        {
+          hint: 'choose an earlier time, or leave the target out to recover everything there is',
+        },
+      );
     }
   }
 }
@@ -661,11 +520,13 @@ function refuseWhatLiesBeyond(
 /** Other timelines on which an LSN is archived, as advice. */
 function elsewhere(facts: RecoveryFacts, lsn: Lsn, path: Path): string {
   const number = lsn / BigInt(facts.segments.segmentSize);
-  const others = facts.segments.timelines().filter((timeline) => timeline !== path.timeline && facts.segments.has(timeline, number));
+  const others = facts.segments
+    .timelines()
+    .filter((timeline) => timeline !== path.timeline && facts.segments.has(timeline, number));
   return others.length === 0 ? '' : `; timeline ${others.join(', ')} has it: --target-timeline`;
 }
 
-// ---- for people ----------------------------------------------------------------------------------------------------
+// ---- for people -------------------------------------------------------------------------------------------------------
 
 function plainStep(step: TimelineStep): PlannedStep {
   return {
@@ -676,28 +537,27 @@ function plainStep(step: TimelineStep): PlannedStep {
 }
 
 function describeEnd(target: Target, reach: Reach): string {
-  const side = target.inclusive ? 'at' : 'just before';
-  switch (target.kind) {
-    case 'end':
-      return reach.hole ? `the hole at ${reach.hole.missing}, accepted as the end` : `the end of the archive, ${formatLsn(reach.end)}`;
-    case 'immediate':
-      return 'the moment the backup is consistent';
-    case 'time':
-      return `${target.inclusive ? 'the last commit up to and including' : 'the last commit before'} ${formatMicros(target.micros)}`;
-    case 'lsn':
-      return `${side} LSN ${formatLsn(target.lsn)}`;
-    case 'xid':
-      return `${side} the end of transaction ${target.value}`;
-    case 'name':
-      return `the restore point "${target.value}"`;
-  }
+  if (target.kind !== 'end') return describeTarget(target);
+  return reach.hole
+    ? `the hole at ${reach.hole.missing}, accepted as the end`
+    : `the end of the archive, ${formatLsn(reach.end)}`;
 }
 
-function reasonsFor(facts: RecoveryFacts, target: Target, path: Path, { backup, reach }: Usable, wanted: Wanted | undefined): string[] {
+function reasonsFor(
+  facts: RecoveryFacts,
+  target: Target,
+  path: Path,
+  { backup, reach }: Usable,
+  wanted: Wanted | undefined,
+): string[] {
   const why =
     wanted === undefined
-      ? target.kind === 'end' ? 'the newest that can be used' : 'the newest that ended before the target'
-      : 'backup' in wanted ? 'asked for' : `the ${wanted.end} that can be used`;
+      ? target.kind === 'end'
+        ? 'the newest that can be used'
+        : 'the newest that ended before the target'
+      : 'backup' in wanted
+        ? 'asked for'
+        : `the ${wanted.end} that can be used`;
   const asked = facts.target.targetTLI;
   const line = isGiven(asked) && asked !== 'latest' ? 'asked for' : 'the newest that a backup leads to';
   return [

@@ -40,7 +40,10 @@ export class SegmentRanges {
   /** @throws BackupError `format-invalid` when the range ends before it begins */
   addRange(timeline: number, added: SegmentRange): void {
     if (added.last < added.first) {
-      throw new BackupError('format-invalid', `a range of segments ends before it begins: ${added.first} to ${added.last}`);
+      throw new BackupError(
+        'format-invalid',
+        `a range of segments ends before it begins: ${added.first} to ${added.last}`,
+      );
     }
     const ranges = this.#ranges.get(timeline) ?? [];
     this.#ranges.set(timeline, ranges);
@@ -105,7 +108,8 @@ export class SegmentRanges {
   /** How many segments there are. */
   count(): bigint {
     let total = 0n;
-    for (const ranges of this.#ranges.values()) for (const { first, last } of ranges) total += last - first + 1n;
+    for (const ranges of this.#ranges.values())
+      for (const { first, last } of ranges) total += last - first + 1n;
     return total;
   }
 }

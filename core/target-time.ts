@@ -16,11 +16,19 @@ export function parseTargetTime(text: string): Micros {
   const match = SHAPE.exec(text.trim());
   if (match) {
     const [, year, month, day, hour = '0', minute = '0', second = '0', fraction = '', zone = 'Z'] = match;
-    const fields = [year, month, day, hour, minute, second].map(Number) as [number, number, number, number, number, number];
+    const fields = [year, month, day, hour, minute, second].map(Number) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
     const [y, mo, d, h, mi, s] = fields;
     const ms = Date.UTC(y, mo - 1, d, h, mi, s);
     const back = new Date(ms);
-    const exists = y >= 1970 && back.getUTCMonth() === mo - 1 && back.getUTCDate() === d && h < 24 && mi < 60 && s < 60;
+    const exists =
+      y >= 1970 && back.getUTCMonth() === mo - 1 && back.getUTCDate() === d && h < 24 && mi < 60 && s < 60;
     if (exists) return BigInt(ms) * 1000n + BigInt(fraction.padEnd(6, '0').slice(0, 6)) - zoneMicros(zone);
   }
   throw new BackupError('usage', `not a time: "${text}"`, {

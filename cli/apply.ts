@@ -1,0 +1,307 @@
+import { WithStartWorkflowOperation, WorkflowExecutionAlreadyStartedError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { ApplicationFailure } from '@temporalio/common';
+import { Command, Option } from 'commander';
+import { BackupError, ERRORS, isBackupError, type ErrorCode } from '../core/errors.ts';
+import type { BackupManifest } from '../manifests/backup.ts';
+import type { ClusterManifest } from '../manifests/cluster.ts';
+import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
+import { objectId } from '../manifests/metadata.ts';
+import { readManifestSources } from '../manifests/read-sources.ts';
+import {
+  applyUpdate,
+  backupWorkflowId,
+  clusterWorkflowId,
+  previewQuery,
+  WORKFLOW,
+  WORKFLOW_QUEUE,
+  type ApplyInput,
+  type ApplyResult,
+  type BaseBackupInput,
+} from '../workflows/interface.ts';
+import { EXIT } from './exit-codes.ts';
+import { withHost, type Host } from './host.ts';
+import { stateOption } from './options.ts';
+import { note } from './output.ts';
+import type { TemporalClient } from './temporal-client.ts';
+
+interface ApplyOptions {
+  readonly filename: readonly string[];
+  readonly dryRun?: true;
+  readonly mergeDuplicateKeys?: true;
+  readonly namespace?: string;
+  readonly state?: string;
+}
+
+/** `walkeep apply` */
+export function applyCommand(): Command {
+  return new Command('apply')
+    .summary('make the manifests in files, directories or standard input true')
+    .description(
+      "Takes CloudNativePG's Cluster, Backup and ScheduledBackup, Kubernetes Secrets, and walkeep's own kinds. Everything is\n" +
+        'read and checked first: one refused document, and nothing is applied. Applying the same again changes nothing.',
+    )
+    .requiredOption('-f, --filename <path...>', 'files, directories, or - for standard input')
+    .option('--dry-run', 'check, and say what would change; change nothing')
+    .option('--merge-duplicate-keys', 'unite maps that stand twice under one key, instead of refusing them')
+    .option('-n, --namespace <namespace>', 'namespace of objects that name none (default: "default")')
+    .addOption(stateOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  walkeep apply -f production.yaml\n  walkeep apply -f manifests/ --dry-run\n' +
+        '  kubectl get cluster,scheduledbackup -o yaml | walkeep apply -f -\n\n' +
+        'Secrets are kept on this host (0600, in the state directory) for the worker that runs here, and go nowhere else.\n',
+    )
+    .action(async (options: ApplyOptions) => {
+      process.exitCode = await withHost(options, (host) => apply(host, options));
+    });
+}
+
+async function apply(host: Host, options: ApplyOptions): Promise<number> {
+  const sources = await readManifestSources(options.filename, readStandardInput);
+  const applied = await host.state.clusters.list();
+  const loaded = loadManifests(sources, {
+    now: new Date(),
+    appliedClusters: applied.map(objectId),
+    ...(options.namespace !== undefined && { namespace: options.namespace }),
+    ...(options.mergeDuplicateKeys && { mergeDuplicateKeys: true }),
+  });
+  for (const problem of loaded.problems) note(formatProblem(problem));
+  if (hasErrors(loaded.problems)) {
+    const errors = loaded.problems.filter(({ severity }) => severity === 'error').length;
+    note(`walkeep: ${errors} ${errors === 1 ? 'error' : 'errors'}: none of ${loaded.count} documents was applied, nothing was changed`);
+    return EXIT.manifestRefused;
+  }
+  const plan = planOf(loaded.documents);
+  await (options.dryRun ? preview(host, plan) : carryOut(host, plan));
+  for (const { kind, name } of loaded.foreign) say(kind.toLowerCase(), name, 'left alone');
+  return EXIT.ok;
+}
+
+async function readStandardInput(): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of process.stdin) chunks.push(Buffer.from(chunk as Uint8Array));
+  return Buffer.concat(chunks);
+}
+
+type Of<Kind extends LoadedDocument['kind']> = Extract<LoadedDocument, { kind: Kind }>['manifest'];
+
+/** What is to be done, by whom: secrets stay here, each keeper gets its cluster and that cluster's Backups. */
+interface ApplyPlan {
+  readonly secrets: readonly Of<'Secret'>[];
+  readonly keepers: readonly { readonly namespace: string; readonly cluster: string; readonly input: ApplyInput }[];
+  /** Kinds that are kept on this host until a later version acts on them. */
+  readonly kept: readonly LoadedDocument[];
+}
+
+function planOf(documents: readonly LoadedDocument[]): ApplyPlan {
+  const keepers = new Map<string, { namespace: string; cluster: string; manifest?: ClusterManifest; backups: BackupManifest[] }>();
+  const keeperOf = (namespace: string, cluster: string) => {
+    const id = `${namespace}/${cluster}`;
+    const found = keepers.get(id) ?? { namespace, cluster, backups: [] };
+    keepers.set(id, found);
+    return found;
+  };
+  const secrets: Of<'Secret'>[] = [];
+  const kept: LoadedDocument[] = [];
+  for (const document of documents) {
+    if (document.kind === 'Secret') secrets.push(document.manifest);
+    else if (document.kind === 'Cluster') {
+      const { namespace, name } = document.manifest.metadata;
+      keeperOf(namespace, name).manifest = document.manifest;
+    } else if (document.kind === 'Backup') {
+      const { metadata, spec } = document.manifest;
+      keeperOf(metadata.namespace, spec.cluster.name).backups.push(document.manifest);
+    } else kept.push(document);
+  }
+  return {
+    secrets,
+    kept,
+    keepers: [...keepers.values()].map(({ namespace, cluster, manifest, backups }) => ({
+      namespace,
+      cluster,
+      input: { ...(manifest && { cluster: manifest }), ...(backups.length > 0 && { backups }) },
+    })),
+  };
+}
+
+function say(kind: string, name: string, what: string): void {
+  process.stdout.write(`${kind}/${name} ${what}\n`);
+}
+
+const CNPG_KIND = { Cluster: 'cluster.postgresql.cnpg.io', Backup: 'backup.postgresql.cnpg.io' } as const;
+
+function sayResult(result: ApplyResult, suffix = ''): void {
+  for (const { kind, name, outcome } of result.objects) say(CNPG_KIND[kind], name, `${outcome}${suffix}`);
+}
+
+/** The secrets first: a worker that hears of the manifest needs them at once. */
+async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
+  // Before anything changes: without Temporal nothing of the manifests could be acted on.
+  const temporal = plan.keepers.length > 0 ? await host.temporal() : undefined;
+  for (const { metadata, values } of plan.secrets) {
+    const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
+    say('secret', metadata.name, `${outcome === 'changed' ? 'configured' : outcome} (kept on this host: ${directory})`);
+  }
+  for (const document of plan.kept) {
+    const outcome = await keep(host, document);
+    say(document.kind.toLowerCase(), document.manifest.metadata.name, `${outcome}; this version does not act on it yet`);
+  }
+  if (!temporal) return;
+  for (const { namespace, cluster, input } of plan.keepers) {
+    const result = await applyToKeeper(temporal, namespace, cluster, input);
+    if (result) sayResult(result);
+    else await startBackups(temporal, namespace, cluster, input.backups ?? []);
+  }
+}
+
+async function keep(host: Host, document: LoadedDocument): Promise<string> {
+  const outcome = async (saved: Promise<{ readonly outcome: string }>) => {
+    const { outcome: word } = await saved;
+    return word === 'changed' ? 'configured' : word;
+  };
+  switch (document.kind) {
+    case 'ScheduledBackup':
+      return outcome(host.state.scheduledBackups.save(document.manifest));
+    case 'ObjectStore':
+      return outcome(host.state.objectStores.save(document.manifest));
+    case 'BackupPolicy':
+      return outcome(host.state.backupPolicies.save(document.manifest));
+    case 'ScheduledVerification':
+      return outcome(host.state.scheduledVerifications.save(document.manifest));
+    case 'Cluster':
+    case 'Backup':
+    case 'Secret':
+      throw new BackupError('format-invalid', `${document.kind} is applied elsewhere`);
+  }
+}
+
+const UPDATE_MS = 30_000;
+
+/** @returns `undefined` when only Backups were given and no keeper of their cluster runs */
+async function applyToKeeper(
+  temporal: TemporalClient,
+  namespace: string,
+  cluster: string,
+  input: ApplyInput,
+): Promise<ApplyResult | undefined> {
+  const workflowId = clusterWorkflowId(namespace, cluster);
+  try {
+    return await temporal.call(
+      `apply to ${workflowId}`,
+      (client) =>
+        input.cluster === undefined
+          ? client.workflow.getHandle(workflowId).executeUpdate(applyUpdate, { args: [input] })
+          : client.workflow.executeUpdateWithStart(applyUpdate, {
+              args: [input],
+              startWorkflowOperation: new WithStartWorkflowOperation(WORKFLOW.cluster, {
+                workflowId,
+                taskQueue: WORKFLOW_QUEUE,
+                args: [input.cluster],
+                workflowIdConflictPolicy: 'USE_EXISTING',
+                staticSummary: `keeper of ${namespace}/${cluster}`,
+              }),
+            }),
+      UPDATE_MS,
+    );
+  } catch (error) {
+    if (input.cluster === undefined && isNotFound(error)) return undefined;
+    throw explained(error, `${namespace}/${cluster}`);
+  }
+}
+
+function isNotFound(error: unknown): boolean {
+  return error instanceof Error && error.name === 'WorkflowNotFoundError';
+}
+
+/** What the keeper refused, as the failure it was; a call that nobody took up most likely lacks a worker. */
+function explained(error: unknown, cluster: string): unknown {
+  if (error instanceof WorkflowUpdateFailedError && error.cause instanceof ApplicationFailure) {
+    const { type, message, details } = error.cause;
+    const [hint] = details ?? [];
+    const code = type !== undefined && type !== null && type in ERRORS ? (type as ErrorCode) : 'manifest-invalid';
+    return new BackupError(code, message, { cause: error, ...(typeof hint === 'string' && { hint }) });
+  }
+  if (isBackupError(error, 'temporal-unavailable')) {
+    return new BackupError('worker-missing', `nobody took up the manifest of ${cluster} within ${UPDATE_MS / 1000} s`, {
+      cause: error,
+      hint: 'start walkeep worker next to the database, then apply again; what was taken up is not lost, and applying twice does no harm',
+    });
+  }
+  return error;
+}
+
+/** Backups of a cluster that is not applied yet: they wait, visibly, for its worker, and fail after their deadline. */
+async function startBackups(
+  temporal: TemporalClient,
+  namespace: string,
+  cluster: string,
+  backups: readonly BackupManifest[],
+): Promise<void> {
+  for (const { metadata, spec } of backups) {
+    const input: BaseBackupInput = {
+      cluster,
+      namespace,
+      name: metadata.name,
+      waitForWorkerSeconds: 12 * 3600,
+      ...(spec.target !== undefined && { target: spec.target }),
+    };
+    const outcome = await temporal.call(`start the Backup ${metadata.name}`, (client) =>
+      client.workflow
+        .start(WORKFLOW.baseBackup, {
+          workflowId: backupWorkflowId(namespace, metadata.name),
+          taskQueue: WORKFLOW_QUEUE,
+          args: [input],
+          workflowIdReusePolicy: 'REJECT_DUPLICATE',
+          staticSummary: `base backup of ${namespace}/${cluster}`,
+        })
+        .then(
+          () => `created; it waits for the cluster ${cluster}`,
+          (error: unknown) => {
+            if (error instanceof WorkflowExecutionAlreadyStartedError) return 'unchanged';
+            throw error;
+          },
+        ),
+    );
+    say(CNPG_KIND.Backup, metadata.name, outcome);
+  }
+}
+
+async function preview(host: Host, plan: ApplyPlan): Promise<void> {
+  const dry = ' (dry run)';
+  for (const { metadata } of plan.secrets) say('secret', metadata.name, `would be kept on this host${dry}`);
+  for (const { kind, manifest } of plan.kept) {
+    say(kind.toLowerCase(), manifest.metadata.name, `valid; this version does not act on it yet${dry}`);
+  }
+  if (plan.keepers.length === 0) return;
+  const temporal = await host.temporal().catch((error: unknown) => {
+    if (!isBackupError(error, 'temporal-unavailable')) throw error;
+    note(`walkeep: ${error.message}: it is not known what would change; the manifests themselves are valid`);
+    return undefined;
+  });
+  for (const { namespace, cluster, input } of plan.keepers) {
+    const would = temporal && (await askKeeper(temporal, namespace, cluster, input));
+    if (would) sayResult(would, dry);
+    else {
+      const word = temporal ? 'created' : 'valid';
+      if (input.cluster) say(CNPG_KIND.Cluster, cluster, `${word}${dry}`);
+      for (const { metadata } of input.backups ?? []) say(CNPG_KIND.Backup, metadata.name, `${word}${dry}`);
+    }
+  }
+}
+
+async function askKeeper(
+  temporal: TemporalClient,
+  namespace: string,
+  cluster: string,
+  input: ApplyInput,
+): Promise<ApplyResult | undefined> {
+  const handle = temporal.client.workflow.getHandle(clusterWorkflowId(namespace, cluster));
+  try {
+    return await temporal.call('ask the keeper', () => handle.query(previewQuery, input), 10_000);
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    if (error instanceof Error && error.name === 'QueryRejectedError') return undefined;
+    if (error instanceof Error && error.name === 'QueryNotRegisteredError') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,193 @@
+import { mergeBackups, type ListedBackup } from '../core/backup-list.ts';
+import { isTerminalPhase, type BackupStatus } from '../core/backup-status.ts';
+import { messageOf } from '../core/errors.ts';
+import { formatLsn } from '../core/lsn.ts';
+import type { ClusterManifest } from '../manifests/cluster.ts';
+import { openClusterRepository } from '../operations/open-repository.ts';
+import type { BackupInfo } from '../repository/backup-info.ts';
+import { listOutcomes } from '../repository/backup-record.ts';
+import { listBackups, type CatalogueEntry } from '../repository/catalogue.ts';
+import {
+  backupStatusQuery,
+  clusterStatusQuery,
+  clusterWorkflowId,
+  SEARCH_ATTRIBUTE,
+  WORKFLOW,
+  type KnownBackup,
+} from '../workflows/interface.ts';
+import { findCluster, listClusters, type Host } from './host.ts';
+
+/** Backups from everywhere they can be known from, and what could not be asked. */
+export interface KnownBackups {
+  readonly backups: readonly ListedBackup[];
+  /** One sentence for each source that did not answer: the list may lack what only it knows. */
+  readonly silent: readonly string[];
+}
+
+const READ_MS = 60_000;
+const ASK_MS = 4_000;
+
+/** The record (repositories) and the motion (Temporal), of one cluster or of all in a namespace. */
+export async function findBackups(host: Host, namespace: string, cluster?: string): Promise<KnownBackups> {
+  const silent: string[] = [];
+  const manifests = cluster === undefined ? await listClusters(host, namespace) : await manifestOf(host, namespace, cluster);
+  const recorded: ListedBackup[] = [];
+  for (const manifest of manifests) {
+    try {
+      recorded.push(...(await readRecorded(host, manifest)));
+    } catch (error) {
+      silent.push(`the repository of ${manifest.metadata.name}: ${messageOf(error)}`);
+    }
+  }
+  let moving: ListedBackup[] = [];
+  try {
+    moving = await readMoving(host, namespace, cluster, manifests.map(({ metadata }) => metadata.name));
+  } catch (error) {
+    silent.push(`Temporal: ${messageOf(error)}`);
+  }
+  return { backups: mergeBackups(recorded, moving), silent };
+}
+
+async function manifestOf(host: Host, namespace: string, cluster: string): Promise<ClusterManifest[]> {
+  return [(await findCluster(host, namespace, cluster)).manifest];
+}
+
+async function readRecorded(host: Host, manifest: ClusterManifest): Promise<ListedBackup[]> {
+  if (!manifest.spec.backup?.barmanObjectStore) return [];
+  const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+  const signal = AbortSignal.timeout(READ_MS);
+  const { namespace, name: cluster } = manifest.metadata;
+  try {
+    const [entries, outcomes] = await Promise.all([listBackups(repository, signal), listOutcomes(repository, signal)]);
+    const destination = manifest.spec.backup.barmanObjectStore;
+    const fromCatalogue = entries.map((entry): ListedBackup => listedEntry(entry, namespace, cluster, destination, repository.server));
+    const named = new Set(fromCatalogue.map(({ name }) => name));
+    const failed = outcomes
+      .filter(({ backupName, status }) => !named.has(backupName) && status['phase'] !== 'completed')
+      .map(
+        (outcome): ListedBackup => ({
+          namespace,
+          cluster,
+          name: outcome.backupName,
+          method: 'barmanObjectStore',
+          status: asStatus(outcome.status),
+          heardFrom: 'repository',
+        }),
+      );
+    return [...fromCatalogue, ...failed];
+  } finally {
+    await repository.close();
+  }
+}
+
+function listedEntry(
+  entry: CatalogueEntry,
+  namespace: string,
+  cluster: string,
+  destination: { readonly destinationPath: string; readonly endpointURL?: string | undefined },
+  serverName: string,
+): ListedBackup {
+  const { info, backupId, problem, keep } = entry;
+  return {
+    namespace,
+    cluster,
+    name: info?.backupName ?? backupId,
+    method: 'barmanObjectStore',
+    status: info ? statusOf(info, destination, serverName) : { phase: 'failed', backupId, error: problem ?? 'unreadable record' },
+    heardFrom: 'repository',
+    ...(keep && { keep }),
+    ...(problem !== undefined && { problem }),
+  };
+}
+
+/** A barman record as CloudNativePG shows it. Done means that both times are there and that barman says DONE. */
+function statusOf(
+  info: BackupInfo,
+  destination: { readonly destinationPath: string; readonly endpointURL?: string | undefined },
+  serverName: string,
+): BackupStatus {
+  const done = info.status === 'DONE';
+  const running = info.status === 'STARTED' || info.status === 'EMPTY' || info.status === 'SYNCING';
+  return {
+    phase: done ? 'completed' : running ? 'running' : 'failed',
+    method: 'barmanObjectStore',
+    backupId: info.backupId,
+    ...(info.backupName !== undefined && { backupName: info.backupName }),
+    ...(info.beginTime && { startedAt: wholeSeconds(info.beginTime) }),
+    ...(info.endTime && { stoppedAt: wholeSeconds(info.endTime) }),
+    ...(info.beginWal !== undefined && { beginWal: info.beginWal }),
+    ...(info.endWal !== undefined && { endWal: info.endWal }),
+    ...(info.beginLsn !== undefined && { beginLSN: formatLsn(info.beginLsn) }),
+    ...(info.endLsn !== undefined && { endLSN: formatLsn(info.endLsn) }),
+    ...(info.error !== undefined && { error: info.error }),
+    ...(info.version !== undefined && { majorVersion: Math.floor(info.version / 10_000) }),
+    destinationPath: destination.destinationPath,
+    serverName,
+    ...(destination.endpointURL !== undefined && { endpointURL: destination.endpointURL }),
+  };
+}
+
+function wholeSeconds(time: Date): string {
+  return `${time.toISOString().slice(0, 19)}Z`;
+}
+
+/** An outcome's status was written by us, and read from a place where others may write. */
+function asStatus(status: Readonly<Record<string, unknown>>): BackupStatus {
+  const texts = Object.fromEntries(
+    Object.entries(status).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+  );
+  const phase = texts['phase'];
+  return { ...texts, phase: phase === 'completed' ? 'completed' : 'failed' };
+}
+
+async function readMoving(
+  host: Host,
+  namespace: string,
+  cluster: string | undefined,
+  clusters: readonly string[],
+): Promise<ListedBackup[]> {
+  const temporal = await host.temporal();
+  const found: ListedBackup[] = [];
+  // What the keepers remember: also what waits and what ended while the repository does not answer.
+  for (const name of clusters) {
+    const status = await temporal
+      .call('ask the keeper', (client) => client.workflow.getHandle(clusterWorkflowId(namespace, name)).query(clusterStatusQuery), ASK_MS)
+      .catch(() => undefined);
+    for (const known of status?.backups ?? []) found.push(fromKeeper(known, namespace, name));
+  }
+  const running = await temporal.call('list running backups', async (client) => {
+    const query = `WorkflowType = '${WORKFLOW.baseBackup}' AND ExecutionStatus = 'Running'`;
+    const runs: { workflowId: string; cluster?: string; name: string; startTime: Date }[] = [];
+    for await (const run of client.workflow.list({ query })) {
+      const attributes = run.typedSearchAttributes;
+      if (attributes.get(SEARCH_ATTRIBUTE.namespace) !== namespace) continue;
+      const of = attributes.get(SEARCH_ATTRIBUTE.cluster);
+      const name = attributes.get(SEARCH_ATTRIBUTE.backup);
+      if (name === undefined) continue;
+      runs.push({ workflowId: run.workflowId, name, startTime: run.startTime, ...(of !== undefined && { cluster: of }) });
+    }
+    return runs;
+  });
+  for (const run of running) {
+    if (cluster !== undefined && run.cluster !== cluster) continue;
+    const status = await temporal
+      .call('ask a backup', (client) => client.workflow.getHandle(run.workflowId).query(backupStatusQuery), ASK_MS)
+      .catch(() => undefined);
+    const told: BackupStatus = status ?? { phase: 'running' };
+    if (isTerminalPhase(told.phase)) continue;
+    found.push({
+      namespace,
+      cluster: run.cluster ?? '',
+      name: run.name,
+      method: told.method ?? 'barmanObjectStore',
+      status: { startedAt: wholeSeconds(run.startTime), ...told },
+      heardFrom: 'motion',
+    });
+  }
+  return found;
+}
+
+function fromKeeper(known: KnownBackup, namespace: string, cluster: string): ListedBackup {
+  const { name, ...status } = known;
+  return { namespace, cluster, name, method: 'barmanObjectStore', status, heardFrom: 'motion' };
+}

@@ -1,0 +1,149 @@
+import { Command } from 'commander';
+import { messageOf } from '../core/errors.ts';
+import type { ClusterManifest } from '../manifests/cluster.ts';
+import { openClusterRepository } from '../operations/open-repository.ts';
+import { readProtection, type Protection } from '../operations/protection.ts';
+import type { ClusterStatus } from '../workflows/interface.ts';
+import { findCluster, withHost, type Host } from './host.ts';
+import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
+import { readKeeperStatus } from './orchestration.ts';
+import { formatAge, formatBytes } from './output.ts';
+
+interface StatusOptions {
+  readonly namespace: string;
+  readonly state?: string;
+  readonly output?: 'json';
+}
+
+/** `walkeep status CLUSTER` */
+export function statusCommand(): Command {
+  return new Command('status')
+    .summary('what protects a cluster at this moment')
+    .description('Reads the repository, and asks the keeper in Temporal; either may be away.')
+    .argument('<cluster>', 'NAME or NAMESPACE/NAME')
+    .addOption(namespaceOption())
+    .addOption(stateOption())
+    .addOption(outputOption(['json']))
+    .addHelpText('after', '\nExamples:\n  walkeep status production-postgres\n')
+    .action(async (argument: string, options: StatusOptions) => {
+      const reference = parseClusterArgument(argument);
+      const namespace = reference.namespace ?? options.namespace;
+      await withHost(options, async (host) => {
+        const { manifest, revision } = await findCluster(host, namespace, reference.cluster);
+        const [protection, keeper] = await Promise.all([
+          protectionOf(host, manifest),
+          readKeeperStatus(host, namespace, reference.cluster),
+        ]);
+        process.stdout.write(
+          options.output === 'json'
+            ? `${JSON.stringify(asJson(manifest, revision, protection, keeper), undefined, 2)}\n`
+            : formatStatus(manifest, revision, protection, keeper, new Date()),
+        );
+      });
+    });
+}
+
+type Read = { readonly protection: Protection } | { readonly error: string };
+
+async function protectionOf(host: Host, manifest: ClusterManifest): Promise<Read> {
+  try {
+    const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+    try {
+      return { protection: await readProtection(repository, AbortSignal.timeout(120_000)) };
+    } finally {
+      await repository.close();
+    }
+  } catch (error) {
+    return { error: messageOf(error) };
+  }
+}
+
+function asJson(manifest: ClusterManifest, revision: number, read: Read, keeper: ClusterStatus | undefined): unknown {
+  const base = { cluster: manifest.metadata.name, namespace: manifest.metadata.namespace, revision, ...(keeper && { keeper }) };
+  if ('error' in read) return { ...base, repositoryError: read.error };
+  const { protection } = read;
+  return {
+    ...base,
+    backups: protection.usable.length,
+    firstRecoverabilityPoint: protection.usable[0]?.endTime?.toISOString(),
+    lastSuccessfulBackup: protection.usable.at(-1)?.endTime?.toISOString(),
+    newestSegment: protection.newestSegment && {
+      name: protection.newestSegment.name,
+      storedAt: protection.newestSegment.storedAt.toISOString(),
+    },
+    segments: protection.segments,
+    walBytes: protection.walBytes,
+    gaps: protection.gaps,
+    systemId: protection.owner?.systemId,
+  };
+}
+
+function formatStatus(
+  manifest: ClusterManifest,
+  revision: number,
+  read: Read,
+  keeper: ClusterStatus | undefined,
+  now: Date,
+): string {
+  const { name, namespace } = manifest.metadata;
+  const store = manifest.spec.backup?.barmanObjectStore;
+  const lines: [string, string][] = [
+    ['Cluster', `${namespace}/${name} (manifest revision ${revision})`],
+    ['Repository', store ? `${store.destinationPath} (server ${store.serverName ?? name})` : 'none in the manifest'],
+    ...('error' in read ? ([['', `could not be read: ${read.error}`]] as [string, string][]) : repositoryLines(read.protection, now)),
+    ...keeperLines(keeper, now),
+  ];
+  const width = Math.max(...lines.map(([label]) => label.length)) + 2;
+  const table = lines.map(([label, value]) => `${(label ? `${label}:` : '').padEnd(width)}${value}\n`).join('');
+  const problems = (keeper?.problems ?? []).map((problem) => `  ${problem}\n`);
+  return problems.length > 0 ? `${table}\nNeeds you:\n${problems.join('')}` : table;
+}
+
+function repositoryLines(protection: Protection, now: Date): [string, string][] {
+  const { usable, newestSegment, gaps, segments, walBytes, entries } = protection;
+  const first = usable[0];
+  const last = usable.at(-1);
+  const unusable = entries.length - usable.length;
+  const lines: [string, string][] = [
+    [
+      'Backups',
+      last?.endTime
+        ? `${usable.length} that can be restored; the newest, ${last.backupId}, ended ${formatAge(last.endTime, now)} ago`
+        : 'none that can be restored',
+    ],
+  ];
+  if (unusable > 0) lines.push(['', `${unusable} more that can't be (see walkeep get backups)`]);
+  lines.push([
+    'WAL archive',
+    newestSegment
+      ? `${segments} segments, ${formatBytes(walBytes)}; the newest, ${newestSegment.name}, stored ${formatAge(newestSegment.storedAt, now)} ago`
+      : 'empty',
+  ]);
+  if (first?.endTime) {
+    const gapText = gaps.length === 0 ? 'without a gap to the newest segment' : `with ${gaps.length} ${gaps.length === 1 ? 'gap' : 'gaps'}`;
+    lines.push(['Recoverable', `from ${first.endTime.toISOString()}, ${gapText}`]);
+  }
+  for (const gap of gaps) {
+    lines.push(['Gap', `timeline ${gap.timeline}: ${gap.firstMissing} to ${gap.lastMissing} (${gap.count} missing)`]);
+  }
+  return lines;
+}
+
+function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, string][] {
+  if (!keeper) return [['Keeper', 'does not answer: is Temporal up, and a worker running?']];
+  const instances = keeper.instances.map(
+    ({ instance, role, seenAt }) => `${instance} (${role}, heard of ${formatAge(new Date(seenAt), now)} ago)`,
+  );
+  const archiving = keeper.archiving;
+  const running = keeper.backups.filter(({ phase }) => phase !== 'completed' && phase !== 'failed');
+  return [
+    ['Instances', instances.length > 0 ? instances.join(', ') : 'none has reported yet'],
+    [
+      'Archiving',
+      archiving
+        ? `${archiving.health} on ${archiving.instance}; ${archiving.waitingFiles} files wait${archiving.lastError === undefined ? '' : `; last failure: ${archiving.lastError}`}`
+        : 'no report yet',
+    ],
+    ...running.map(({ name, phase }): [string, string] => ['Backup', `${name}: ${phase}`]),
+  ];
+}
