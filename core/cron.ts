@@ -291,7 +291,7 @@ function nextWallClock(
 function dayMatches(spec: CronSpec & { kind: 'calendar' }, date: Date): boolean {
   const inMonth = spec.dayOfMonth.values.includes(date.getUTCDate());
   const inWeek = spec.dayOfWeek.values.includes(date.getUTCDay());
-  return inMonth && inWeek;
+  return spec.dayOfMonth.star || spec.dayOfWeek.star ? inMonth && inWeek : inMonth || inWeek;
 }
 
 /** Milliseconds since midnight of the first matching time not before `earliest`. */

@@ -14,12 +14,10 @@ const MiB = 1024 * 1024;
 
 const sizes = fc.array(fc.oneof(fc.nat(64 * 1024), fc.nat(1024 * MiB)), { maxLength: 60 });
 const someAreas = fc.array(sizes, { minLength: 1, maxLength: 4 }).map((lists) =>
-  lists.map(
-    (list, at): PlannedArea => ({
-      area: at === 0 ? DATA_AREA : String(16384 + at),
-      files: list.map((sizeBytes, n) => ({ path: `f${n}`, sizeBytes })),
-    }),
-  ),
+  lists.map((list, at): PlannedArea => ({
+    area: at === 0 ? DATA_AREA : String(16384 + at),
+    files: list.map((sizeBytes, n) => ({ path: `f${n}`, sizeBytes })),
+  })),
 );
 const someOptions = fc.record({
   jobs: fc.integer({ min: 1, max: 16 }),
@@ -41,7 +39,13 @@ describe('planParts', () => {
   });
 
   it('has a first part for every area, even an empty one: it carries the directories', () => {
-    const parts = planParts([{ area: DATA_AREA, files: [] }, { area: '16384', files: [] }], { jobs: 2 });
+    const parts = planParts(
+      [
+        { area: DATA_AREA, files: [] },
+        { area: '16384', files: [] },
+      ],
+      { jobs: 2 },
+    );
     expect(parts.map(({ area, index }) => `${area}/${index}`)).toEqual(['16384/0', 'data/0']);
   });
 
@@ -50,7 +54,9 @@ describe('planParts', () => {
       fc.property(someAreas, someOptions, (areas, options) => {
         for (const part of planParts(areas, options)) {
           if (part.files.length > 1) expect(part.plannedBytes).toBeLessThanOrEqual(options.maxPartBytes);
-          expect(part.plannedBytes).toBe(part.files.reduce((sum, { sizeBytes }) => sum + tarBytes(sizeBytes), 0));
+          expect(part.plannedBytes).toBe(
+            part.files.reduce((sum, { sizeBytes }) => sum + tarBytes(sizeBytes), 0),
+          );
         }
       }),
     );
@@ -70,7 +76,13 @@ describe('planParts', () => {
 
   it.for([
     { why: 'a small database is one part', count: 1000, sizeBytes: 8192, jobs: 4, expected: 1 },
-    { why: '4 GiB in 64 MiB files for 2 jobs are 8 parts', count: 64, sizeBytes: 64 * MiB, jobs: 2, expected: 8 },
+    {
+      why: '4 GiB in 64 MiB files for 2 jobs are 8 parts',
+      count: 64,
+      sizeBytes: 64 * MiB,
+      jobs: 2,
+      expected: 8,
+    },
   ])('$why', ({ count, sizeBytes, jobs, expected }) => {
     const files = Array.from({ length: count }, (_, n) => ({ path: `f${n}`, sizeBytes }));
     expect(planParts([{ area: DATA_AREA, files }], { jobs })).toHaveLength(expected);
@@ -83,7 +95,13 @@ describe('planParts', () => {
 
   it('names the part that is written last behind all others of PGDATA', () => {
     const files = Array.from({ length: 5 }, (_, n) => ({ path: `f${n}`, sizeBytes: 1 }));
-    const parts = planParts([{ area: DATA_AREA, files }, { area: '16384', files }], { jobs: 1, maxPartBytes: 1 });
+    const parts = planParts(
+      [
+        { area: DATA_AREA, files },
+        { area: '16384', files },
+      ],
+      { jobs: 1, maxPartBytes: 1 },
+    );
     expect(lastDataIndex(parts)).toBe(5);
   });
 });

@@ -17,9 +17,9 @@ describe('failpoint', () => {
   it('fails at the n-th pass, and only then', () => {
     vi.stubEnv('WALKEEP_FAILPOINT', 'backup.stopped:throw:2,backup.confirmed:throw');
     expect(() => failpoint('backup.stopped')).not.toThrow();
-    expect(() => failpoint('backup.stopped')).toThrow();
+    expect(() => failpoint('backup.stopped')).toThrow('failpoint backup.stopped');
     expect(() => failpoint('backup.stopped')).not.toThrow();
-    expect(() => failpoint('backup.confirmed')).toThrow();
+    expect(() => failpoint('backup.confirmed')).toThrow('failpoint backup.confirmed');
   });
 
   it('names every place once', () => {

@@ -2,7 +2,12 @@ import fc from 'fast-check';
 import { describe, expect, it, test } from 'vitest';
 import { BackupError } from '../../core/errors.ts';
 import { formatLsn, parseLsn, toLsn, type Lsn } from '../../core/lsn.ts';
-import { planRecovery, type RecoveryBackup, type RecoveryFacts, type RecoveryTarget } from '../../core/recovery.ts';
+import {
+  planRecovery,
+  type RecoveryBackup,
+  type RecoveryFacts,
+  type RecoveryTarget,
+} from '../../core/recovery.ts';
 import { SegmentRanges } from '../../core/segment-ranges.ts';
 import { segmentName, type SegmentName } from '../../core/segment.ts';
 import type { TimelineSwitch } from '../../core/timeline.ts';
@@ -11,7 +16,12 @@ const MiB = 1024 * 1024;
 const NOW = Date.UTC(2026, 10, 30);
 
 /** A backup that begins in segment `at` of 1 MiB and ends in the same one, an hour per segment after midnight. */
-function backup(backupId: string, timeline: number, at: number, more: Partial<RecoveryBackup> = {}): RecoveryBackup {
+function backup(
+  backupId: string,
+  timeline: number,
+  at: number,
+  more: Partial<RecoveryBackup> = {},
+): RecoveryBackup {
   const begin = BigInt(at) * BigInt(MiB) + 0x28n;
   return {
     backupId,
@@ -29,7 +39,8 @@ function backup(backupId: string, timeline: number, at: number, more: Partial<Re
 
 function archive(...ranges: [timeline: number, first: number, last: number][]): SegmentRanges {
   const segments = new SegmentRanges(MiB);
-  for (const [timeline, first, last] of ranges) segments.addRange(timeline, { first: BigInt(first), last: BigInt(last) });
+  for (const [timeline, first, last] of ranges)
+    segments.addRange(timeline, { first: BigInt(first), last: BigInt(last) });
   return segments;
 }
 
@@ -68,15 +79,43 @@ function refusal(target: RecoveryTarget, facts: Partial<RecoveryFacts> = {}): Ba
 describe('the choice of a backup', () => {
   test.for<{ why: string; target: RecoveryTarget; chosen: string }>([
     { why: 'to the end: the newest, which has the least to replay', target: {}, chosen: '20261122T050000' },
-    { why: 'a time: the newest that ended before it', target: { targetTime: '2026-11-22 05:29:59Z' }, chosen: '20261122T020000' },
-    { why: 'a time equal to the end of a backup: that backup', target: { targetTime: '2026-11-22T05:30:00Z' }, chosen: '20261122T050000' },
-    { why: 'a time in another zone is the same time', target: { targetTime: '2026-11-22T06:29:59+01:00' }, chosen: '20261122T020000' },
-    { why: 'a time without a zone is UTC', target: { targetTime: '2026-11-22 05:30:00' }, chosen: '20261122T050000' },
-    { why: 'an LSN: the newest that ended before it', target: { targetLSN: text(5, 0x1027) }, chosen: '20261122T020000' },
-    { why: 'an LSN equal to the end of a backup: that backup', target: { targetLSN: text(5, 0x1028) }, chosen: '20261122T050000' },
+    {
+      why: 'a time: the newest that ended before it',
+      target: { targetTime: '2026-11-22 05:29:59Z' },
+      chosen: '20261122T020000',
+    },
+    {
+      why: 'a time equal to the end of a backup: that backup',
+      target: { targetTime: '2026-11-22T05:30:00Z' },
+      chosen: '20261122T050000',
+    },
+    {
+      why: 'a time in another zone is the same time',
+      target: { targetTime: '2026-11-22T06:29:59+01:00' },
+      chosen: '20261122T020000',
+    },
+    {
+      why: 'a time without a zone is UTC',
+      target: { targetTime: '2026-11-22 05:30:00' },
+      chosen: '20261122T050000',
+    },
+    {
+      why: 'an LSN: the newest that ended before it',
+      target: { targetLSN: text(5, 0x1027) },
+      chosen: '20261122T020000',
+    },
+    {
+      why: 'an LSN equal to the end of a backup: that backup',
+      target: { targetLSN: text(5, 0x1028) },
+      chosen: '20261122T050000',
+    },
     { why: 'an id: that one', target: { backupID: '20261122T020000' }, chosen: '20261122T020000' },
     { why: 'a word for an id', target: { targetXID: '731', backupID: 'oldest' }, chosen: '20261122T020000' },
-    { why: 'the other word', target: { targetImmediate: true, backupID: 'newest' }, chosen: '20261122T050000' },
+    {
+      why: 'the other word',
+      target: { targetImmediate: true, backupID: 'newest' },
+      chosen: '20261122T050000',
+    },
   ])('$why', ({ target, chosen }) => {
     expect(plan(target).backupId).toBe(chosen);
   });
@@ -120,7 +159,10 @@ describe('the choice of a backup', () => {
   });
 
   it('finds a backup by its name', () => {
-    const backups = [backup('20261122T020000', 1, 2, { backupName: 'before-migration' }), backup('20261122T050000', 1, 5)];
+    const backups = [
+      backup('20261122T020000', 1, 2, { backupName: 'before-migration' }),
+      backup('20261122T050000', 1, 5),
+    ];
     expect(plan({ backupID: 'before-migration' }, { backups }).backupId).toBe('20261122T020000');
   });
 
@@ -138,13 +180,23 @@ describe('the choice of a backup', () => {
 describe('what PostgreSQL is told', () => {
   test.for<{ target: RecoveryTarget; settings: Record<string, string> }>([
     { target: {}, settings: {} },
-    { target: { targetTime: '2026-11-22T08:00:00.25+01:00' }, settings: { recovery_target_time: '2026-11-22 07:00:00.25+00' } },
-    { target: { targetLSN: '0/00812345', exclusive: true }, settings: { recovery_target_lsn: '0/812345', recovery_target_inclusive: 'false' } },
+    {
+      target: { targetTime: '2026-11-22T08:00:00.25+01:00' },
+      settings: { recovery_target_time: '2026-11-22 07:00:00.25+00' },
+    },
+    {
+      target: { targetLSN: '0/00812345', exclusive: true },
+      settings: { recovery_target_lsn: '0/812345', recovery_target_inclusive: 'false' },
+    },
     { target: { targetXID: '731', backupID: 'newest' }, settings: { recovery_target_xid: '731' } },
     { target: { targetName: "it's", backupID: 'newest' }, settings: { recovery_target_name: "it's" } },
     { target: { targetImmediate: true, backupID: 'newest' }, settings: { recovery_target: 'immediate' } },
   ])('$settings', ({ target, settings }) => {
-    expect(plan(target).settings).toEqual({ recovery_target_timeline: '1', recovery_target_inclusive: 'true', ...settings });
+    expect(plan(target).settings).toEqual({
+      recovery_target_timeline: '1',
+      recovery_target_inclusive: 'true',
+      ...settings,
+    });
   });
 
   test.for<RecoveryTarget>([
@@ -197,7 +249,9 @@ describe('what can not be reached', () => {
 
   it('C4: a time after the newest commit within reach is refused, naming that commit', () => {
     const facts = { endRecords: [{ file: name(1, 9), newestCommit: '2026-11-22T09:10:11.5Z' }] };
-    expect(refusal({ targetTime: '2026-11-22T09:10:12Z' }, facts).message).toContain('2026-11-22T09:10:11.5Z');
+    expect(refusal({ targetTime: '2026-11-22T09:10:12Z' }, facts).message).toContain(
+      '2026-11-22T09:10:11.5Z',
+    );
     // PostgreSQL stops at the first commit after an inclusive target, and at the first from an exclusive one.
     expect(refusal({ targetTime: '2026-11-22T09:10:11.5Z' }, facts).code).toBe('target-unreachable');
     expect(plan({ targetTime: '2026-11-22T09:10:11.5Z', exclusive: true }, facts).target.kind).toBe('time');
@@ -232,11 +286,18 @@ describe('holes', () => {
 
   it('C3: an accepted hole is the end', () => {
     const result = plan({}, { ...withHole, acceptEnd: true });
-    expect(result).toMatchObject({ acceptsEnd: true, lastSegment: name(1, 6), hole: { missing: name(1, 7), next: name(1, 8) } });
+    expect(result).toMatchObject({
+      acceptsEnd: true,
+      lastSegment: name(1, 6),
+      hole: { missing: name(1, 7), next: name(1, 8) },
+    });
   });
 
   it('C4: an LSN before the hole is reached, one behind it is not', () => {
-    expect(plan({ targetLSN: text(6, 9) }, withHole)).toMatchObject({ acceptsEnd: false, lastSegment: name(1, 6) });
+    expect(plan({ targetLSN: text(6, 9) }, withHole)).toMatchObject({
+      acceptsEnd: false,
+      lastSegment: name(1, 6),
+    });
     expect(refusal({ targetLSN: text(8) }, withHole).message).toContain(name(1, 7));
   });
 
@@ -268,15 +329,24 @@ describe('timelines', () => {
   });
 
   it('C4: latest is the newest descendant of a chosen backup', () => {
-    expect(plan({ backupID: '20261122T050000' }, forked)).toMatchObject({ targetTimeline: 1, lastSegment: name(1, 9) });
+    expect(plan({ backupID: '20261122T050000' }, forked)).toMatchObject({
+      targetTimeline: 1,
+      lastSegment: name(1, 9),
+    });
   });
 
   it('current stays on the timeline of the backup', () => {
-    expect(plan({ targetTLI: 'current', backupID: '20261122T020000' }, forked)).toMatchObject({ targetTimeline: 1, lastSegment: name(1, 9) });
+    expect(plan({ targetTLI: 'current', backupID: '20261122T020000' }, forked)).toMatchObject({
+      targetTimeline: 1,
+      lastSegment: name(1, 9),
+    });
   });
 
   it('C4: a history left by an earlier life of the cluster does not mislead', () => {
-    const result = plan({}, { histories: histories({ 5: [[1, lsn(1, 5)]] }), segments: archive([1, 1, 9], [5, 1, 3]) });
+    const result = plan(
+      {},
+      { histories: histories({ 5: [[1, lsn(1, 5)]] }), segments: archive([1, 1, 9], [5, 1, 3]) },
+    );
     expect(result.targetTimeline).toBe(1);
     expect(result.warnings[0]).toContain('timeline 5');
   });
@@ -292,7 +362,10 @@ describe('timelines', () => {
   });
 
   it('C4: after a failover the parent’s partial segment leads up to the branch', () => {
-    const facts = { histories: histories({ 2: [[1, lsn(10, 5)]] }), partials: [name(1, 10)] as SegmentName[] };
+    const facts = {
+      histories: histories({ 2: [[1, lsn(10, 5)]] }),
+      partials: [name(1, 10)] as SegmentName[],
+    };
     expect(plan({}, facts)).toMatchObject({
       targetTimeline: 2,
       lastLsn: text(10, 5),
@@ -329,18 +402,29 @@ interface World {
 
 const world: fc.Arbitrary<World> = fc
   .record({
-    shapes: fc.array(fc.record({ parent: fc.nat(), begin: fc.nat(), length: fc.integer({ min: 1, max: 14 }) }), { maxLength: 3 }),
+    shapes: fc.array(
+      fc.record({ parent: fc.nat(), begin: fc.nat(), length: fc.integer({ min: 1, max: 14 }) }),
+      { maxLength: 3 },
+    ),
     trunk: fc.integer({ min: 4, max: 24 }),
     missing: fc.array(fc.nat(80), { maxLength: 5 }),
     partial: fc.boolean(),
-    backups: fc.array(fc.record({ timeline: fc.nat(), begin: fc.nat(), length: fc.integer({ min: 1, max: 4 }) }), { minLength: 1, maxLength: 5 }),
+    backups: fc.array(
+      fc.record({ timeline: fc.nat(), begin: fc.nat(), length: fc.integer({ min: 1, max: 4 }) }),
+      { minLength: 1, maxLength: 5 },
+    ),
   })
   .map(({ shapes, trunk, missing, partial, backups }) => {
     const branches: Branch[] = [{ timeline: 1, parent: 0, begin: 0, length: trunk }];
     for (const shape of shapes) {
       const parent = branches[shape.parent % branches.length] as Branch;
       const begin = parent.begin + 1 + (shape.begin % (parent.length - parent.begin));
-      branches.push({ timeline: branches.length + 1, parent: parent.timeline, begin, length: begin + shape.length });
+      branches.push({
+        timeline: branches.length + 1,
+        parent: parent.timeline,
+        begin,
+        length: begin + shape.length,
+      });
     }
     const archived = new Set<string>();
     const partials = new Set<string>();
@@ -355,7 +439,9 @@ const world: fc.Arbitrary<World> = fc
     const taken = backups.flatMap(({ timeline, begin, length }) => {
       const branch = branches[timeline % branches.length] as Branch;
       const from = branch.begin + (begin % (branch.length - branch.begin));
-      return from + length <= branch.length ? [{ timeline: branch.timeline, begin: from, end: from + length }] : [];
+      return from + length <= branch.length
+        ? [{ timeline: branch.timeline, begin: from, end: from + length }]
+        : [];
     });
     return { branches, archived, partials, backups: taken };
   });
@@ -372,13 +458,16 @@ function writer({ branches }: World, timeline: number, unit: number): number | u
 
 function lineage({ branches }: World, timeline: number): Branch[] {
   const way: Branch[] = [];
-  for (let at = timeline; at !== 0; at = way[0]?.parent ?? 0) way.unshift(branches.find((one) => one.timeline === at) as Branch);
+  for (let at = timeline; at !== 0; at = way[0]?.parent ?? 0)
+    way.unshift(branches.find((one) => one.timeline === at) as Branch);
   return way;
 }
 
 /** The segment of a number that PostgreSQL asks for first. */
 function asked(it: World, timeline: number, n: number): string {
-  const first = lineage(it, timeline).toReversed().find(({ begin }) => Math.floor(begin / PER_SEGMENT) <= n) as Branch;
+  const first = lineage(it, timeline)
+    .toReversed()
+    .find(({ begin }) => Math.floor(begin / PER_SEGMENT) <= n) as Branch;
   return `${first.timeline}/${n}`;
 }
 
@@ -396,7 +485,8 @@ function readable(it: World, timeline: number, unit: number): { end: number; hol
     if (!isWhole && !it.partials.has(`${of}/${n}`)) continue;
     let good = n * PER_SEGMENT;
     // How much a partial segment of the last timeline holds can't be known without reading it.
-    const isSame = (u: number) => writer(it, of, u) === writer(it, timeline, u) && (writer(it, of, u) !== undefined || of === timeline);
+    const isSame = (u: number) =>
+      writer(it, of, u) === writer(it, timeline, u) && (writer(it, of, u) !== undefined || of === timeline);
     while (good < (n + 1) * PER_SEGMENT && isSame(good)) good++;
     end = Math.max(end, good);
   }
@@ -425,7 +515,15 @@ function factsOf(it: World): Omit<RecoveryFacts, 'target'> {
     histories: new Map(
       it.branches.slice(1).map(({ timeline }) => {
         const way = lineage(it, timeline);
-        return [timeline, way.slice(0, -1).map((step, index) => ({ timeline: step.timeline, switchedAt: at((way[index + 1] as Branch).begin) }))];
+        return [
+          timeline,
+          way
+            .slice(0, -1)
+            .map((step, index) => ({
+              timeline: step.timeline,
+              switchedAt: at((way[index + 1] as Branch).begin),
+            })),
+        ];
       }),
     ),
     segments,
@@ -438,18 +536,26 @@ function factsOf(it: World): Omit<RecoveryFacts, 'target'> {
 }
 
 describe('random timeline trees', () => {
-  const targets = fc.record({ timeline: fc.integer({ min: 1, max: 4 }), unit: fc.option(fc.nat(30), { nil: undefined }) });
+  const targets = fc.record({
+    timeline: fc.integer({ min: 1, max: 4 }),
+    unit: fc.option(fc.nat(30), { nil: undefined }),
+  });
 
   it('C4: the plan is the newest backup whose content leads to the target, or a refusal, as brute force finds', () => {
     fc.assert(
       fc.property(world, targets, (it, { timeline, unit }) => {
         fc.pre(timeline <= it.branches.length && it.backups.length > 0);
-        const known = it.backups.filter((one) => leads(it, timeline, one) && readable(it, timeline, one.begin).end >= one.end);
+        const known = it.backups.filter(
+          (one) => leads(it, timeline, one) && readable(it, timeline, one.begin).end >= one.end,
+        );
         const before = known.filter(({ end }) => unit === undefined || end <= unit);
         const best = before.toSorted((a, b) => a.end - b.end).at(-1);
         const expected = best && readable(it, timeline, best.begin);
         const reachable = expected && (unit === undefined ? !expected.hole : unit < expected.end);
-        const target = { targetTLI: String(timeline), ...(unit === undefined ? {} : { targetLSN: formatLsn(at(unit)) }) };
+        const target = {
+          targetTLI: String(timeline),
+          ...(unit === undefined ? {} : { targetLSN: formatLsn(at(unit)) }),
+        };
         let result;
         try {
           result = planRecovery({ ...factsOf(it), target });
@@ -477,8 +583,14 @@ describe('random timeline trees', () => {
         const isOutlived = ({ timeline, parent, begin }: Branch) =>
           !hasOwn(timeline) &&
           !it.backups.some((one) => one.timeline === timeline) &&
-          [...it.archived].some((key) => Number(key.split('/')[0]) === parent && Number(key.split('/')[1]) > Math.floor(begin / PER_SEGMENT));
-        const expected = it.branches.findLast((branch) => !isOutlived(branch) && it.backups.some((one) => leads(it, branch.timeline, one)));
+          [...it.archived].some(
+            (key) =>
+              Number(key.split('/')[0]) === parent &&
+              Number(key.split('/')[1]) > Math.floor(begin / PER_SEGMENT),
+          );
+        const expected = it.branches.findLast(
+          (branch) => !isOutlived(branch) && it.backups.some((one) => leads(it, branch.timeline, one)),
+        );
         try {
           const result = planRecovery({ ...factsOf(it), acceptEnd: true, target: {} });
           expect(result.targetTimeline).toBe(expected?.timeline);

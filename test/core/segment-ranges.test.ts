@@ -4,7 +4,9 @@ import { segmentName } from '../../core/segment.ts';
 import { segmentRanges, SegmentRanges } from '../../core/segment-ranges.ts';
 
 const SIZE = 16 * 1024 * 1024;
-const numbers = fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.bigInt({ min: 0n, max: 40n })), { maxLength: 60 });
+const numbers = fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.bigInt({ min: 0n, max: 40n })), {
+  maxLength: 60,
+});
 const setOf = (entries: readonly (readonly [number, bigint])[]) => {
   const ranges = new SegmentRanges(SIZE);
   for (const [timeline, number] of entries) ranges.addNumber(timeline, number);
@@ -52,7 +54,8 @@ describe('segment ranges', () => {
         for (let number = from; there(number); number++) last = number;
         expect(ranges.lastContiguous(1, from)).toBe(last);
         let next: bigint | undefined;
-        for (let number = from; number <= 41n && next === undefined; number++) if (there(number)) next = number;
+        for (let number = from; number <= 41n && next === undefined; number++)
+          if (there(number)) next = number;
         expect(ranges.firstFrom(1, from)).toBe(next);
       }),
     );
@@ -68,9 +71,16 @@ describe('segment ranges', () => {
   });
 
   it('adds whole ranges that bridge others', () => {
-    const ranges = setOf([[1, 1n], [1, 5n], [1, 20n]]);
+    const ranges = setOf([
+      [1, 1n],
+      [1, 5n],
+      [1, 20n],
+    ]);
     ranges.addRange(1, { first: 2n, last: 10n });
-    expect(ranges.rangesOf(1)).toEqual([{ first: 1n, last: 10n }, { first: 20n, last: 20n }]);
+    expect(ranges.rangesOf(1)).toEqual([
+      { first: 1n, last: 10n },
+      { first: 20n, last: 20n },
+    ]);
   });
 
   it('crosses the boundary of a log file without a gap', () => {

@@ -1,0 +1,44 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import { BackupError } from '../core/errors.ts';
+import { openStore } from '../stores/open-store.ts';
+import { fromPlain } from '../stores/store-config.ts';
+import { writePart, type PartProgress } from './backup-part.ts';
+import { toFailure, type FromThread, type ThreadData, type ToThread } from './backup-messages.ts';
+
+const PROGRESS_INTERVAL_MS = 250;
+
+/** One pipeline: takes part after part, until it is told to end or to abort. */
+function serve(port: NonNullable<typeof parentPort>, data: ThreadData): void {
+  const store = openStore(fromPlain(data.store));
+  const aborted = new AbortController();
+  const send = (message: FromThread) => port.postMessage(message);
+  const end = async () => {
+    await store.close().catch(() => {});
+    send({ kind: 'ended' });
+    port.close();
+  };
+
+  port.on('message', (message: ToThread) => {
+    if (message.kind === 'end') void end();
+    if (message.kind === 'abort') aborted.abort(new BackupError('backup-interrupted', message.reason));
+    if (message.kind === 'part') {
+      writePart(store, message.task, { signal: aborted.signal, onProgress: atIntervals(send) }).then(
+        (part) => send({ kind: 'written', part }),
+        (error: unknown) => send({ kind: 'failed', failure: toFailure(error) }),
+      );
+    }
+  });
+}
+
+function atIntervals(send: (message: FromThread) => void): (progress: PartProgress) => void {
+  let last = 0;
+  return (progress) => {
+    const now = performance.now();
+    if (now - last < PROGRESS_INTERVAL_MS) return;
+    last = now;
+    send({ kind: 'progress', ...progress });
+  };
+}
+
+if (!parentPort) throw new Error('this program runs in a worker thread');
+serve(parentPort, workerData as ThreadData);

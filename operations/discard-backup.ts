@@ -1,0 +1,25 @@
+import { isBackupError } from '../core/errors.ts';
+import { backupInfoKey } from '../repository/layout.ts';
+import { clearAttempt, deleteParts } from './backup-attempt.ts';
+import type { BackupPorts } from './backup-ports.ts';
+
+/** Cleaning up must not hang, and has its own time: the signal of what failed is aborted already. */
+const DEADLINE_MS = 60_000;
+
+/**
+ * Removes what an attempt that failed left in the repository: its tars, and what it had put down for its next steps.
+ * A backup with a record is left alone, whatever the record says. Discarding nothing succeeds.
+ */
+export async function discardBackup(ports: Pick<BackupPorts, 'repository'>, backupId: string): Promise<void> {
+  const signal = AbortSignal.timeout(DEADLINE_MS);
+  const repository = await ports.repository();
+  const record = await repository.store.head(backupInfoKey(repository.server, backupId), { signal });
+  if (record) return;
+  try {
+    await deleteParts(repository, backupId, signal);
+    await clearAttempt(repository, backupId, signal);
+  } catch (error) {
+    // An archiver's key may not delete; the sweep finds what is left.
+    if (!isBackupError(error, 'access-denied')) throw error;
+  }
+}

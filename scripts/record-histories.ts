@@ -1,0 +1,116 @@
+/**
+ * Records the histories that test/workflows/replay.test.ts replays: one per workflow and path, from the real server.
+ * Run it for a release, and keep what earlier releases recorded: runs of theirs may still be open when new code comes.
+ *
+ *   node scripts/record-histories.ts [PREFIX]     writes test/histories/PREFIX-<path>.json (default: the version)
+ */
+import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
+import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { BackupError } from '../core/errors.ts';
+import { walkeepVersion } from '../cli/version.ts';
+import {
+  archiveReport,
+  backupManifest,
+  clusterManifest,
+  copied,
+  eventually,
+  gate,
+  newWorld,
+  startInstance,
+  startTemporal,
+} from '../test/workflows/fake-cluster.ts';
+import * as walkeep from '../workflows/interface.ts';
+
+const folder = fileURLToPath(new URL('../test/histories/', import.meta.url));
+const prefix = process.argv[2] ?? walkeepVersion();
+await mkdir(folder, { recursive: true });
+
+const temporal = await startTemporal();
+const { client } = temporal;
+const world = newWorld();
+let health: walkeep.ArchiveHealth = 'working';
+const held = gate();
+const worker = await startInstance({ connection: temporal.nativeConnection }, world, {
+  cluster: 'recorded',
+  instance: 'recorded-1',
+  pace: { archivingReport: 2 },
+  archiving: async () => archiveReport('recorded-1', { health }),
+  copy: async ({ backupName, attempt }, { signal }) => {
+    if (backupName === 'cancelled') await held.passed(signal);
+    if (backupName === 'retried' && attempt < 3) throw new BackupError('store-unavailable', 'the store does not answer');
+    if (backupName === 'failed') throw new BackupError('postgres-denied', 'no rights');
+    return copied(backupName);
+  },
+});
+
+async function save(name: string, handle: WorkflowHandle): Promise<void> {
+  const history = await handle.fetchHistory();
+  await writeFile(`${folder}${prefix}-${name}.json`, `${historyToJSON(history)}\n`);
+  process.stdout.write(`${prefix}-${name}.json: ${history.events?.length ?? 0} events\n`);
+}
+
+async function start(type: string, workflowId: string, input: unknown): Promise<WorkflowHandle> {
+  return client.workflow.start(type, { taskQueue: walkeep.WORKFLOW_QUEUE, workflowId, args: [input] });
+}
+
+try {
+  const keeperId = walkeep.clusterWorkflowId('default', 'recorded');
+  const input: walkeep.ApplyInput = {
+    cluster: clusterManifest('recorded'),
+    backups: [backupManifest('applied', 'recorded'), backupManifest('applied-next', 'recorded')],
+  };
+  const apply = () =>
+    client.workflow.executeUpdateWithStart(walkeep.applyUpdate, {
+      args: [input],
+      startWorkflowOperation: new WithStartWorkflowOperation(walkeep.WORKFLOW.cluster, {
+        workflowId: keeperId,
+        taskQueue: walkeep.WORKFLOW_QUEUE,
+        workflowIdConflictPolicy: 'USE_EXISTING',
+        args: [clusterManifest('recorded')],
+      }),
+    });
+  await apply();
+  const keeper = client.workflow.getHandle(keeperId);
+  await eventually('both backups ended', async () => {
+    const { backups } = await keeper.query(walkeep.clusterStatusQuery);
+    return backups.filter((backup) => backup.phase === 'completed').length === 2;
+  });
+  await apply();
+
+  for (const name of ['retried', 'failed', 'cancelled']) {
+    const handle = await start(walkeep.WORKFLOW.baseBackup, walkeep.backupWorkflowId('default', name), { cluster: 'recorded' });
+    if (name === 'cancelled') {
+      await eventually('the copy runs', () => world.story.some((line) => line.includes('copy cancelled')));
+      await handle.cancel();
+    }
+    await handle.result().catch(() => {});
+    await save(`base-backup-${name}`, handle);
+  }
+  await save('base-backup-completed', client.workflow.getHandle(walkeep.backupWorkflowId('default', 'applied')));
+  await start(walkeep.WORKFLOW.baseBackup, 'backup/default/refused', { cluster: 7 }).then(async (handle) => {
+    await handle.result().catch(() => {});
+    await save('base-backup-refused', handle);
+  });
+  const restore = await start(walkeep.WORKFLOW.restore, walkeep.restoreWorkflowId('default', 'recorded'), {
+    cluster: 'recorded',
+    source: 'origin',
+  });
+  await restore.result();
+  await save('restore-completed', restore);
+
+  const archiving = client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', 'recorded'));
+  health = 'failing';
+  await eventually('archiving fails', async () => (await archiving.query(walkeep.archivingQuery))?.health === 'failing');
+  await save('wal-archiving-running', archiving);
+  await save('cluster-running', keeper);
+  await keeper.cancel();
+  await keeper.result().catch(() => {});
+  await archiving.result().catch(() => {});
+  await save('cluster-cancelled', keeper);
+  await save('wal-archiving-cancelled', archiving);
+} finally {
+  await worker.stop();
+  await temporal.teardown();
+}
