@@ -6,7 +6,7 @@ import type { BackupManifest } from '../manifests/backup.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
 import { objectId } from '../manifests/metadata.ts';
-import { readManifestSources } from '../manifests/read-sources.ts';
+import { readManifestSources } from '../operations/read-manifests.ts';
 import {
   applyUpdate,
   backupWorkflowId,

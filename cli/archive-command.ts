@@ -22,7 +22,9 @@ export function archiveCommandCommand(): Command {
       const value = archiveCommandLine(await findPlace(options));
       process.stdout.write(options.sql ? archiveSql(value) : archiveConfiguration(value));
       if (!hasCurl()) {
-        note('walkeep: there is no curl here: every file starts the full client, which takes about 0.2 s longer');
+        note(
+          'walkeep: there is no curl here: every file starts the full client, which takes about 0.2 s longer',
+        );
       }
     });
 }

@@ -30,13 +30,24 @@ export async function findTemporal(environment: NodeJS.ProcessEnv = process.env)
   const named = environment['WALKEEP_TEMPORAL'];
   if (named) {
     if (await isExecutable(named)) return named;
-    throw new BackupError('config-invalid', `WALKEEP_TEMPORAL names "${named}", which is not an executable file`);
+    throw new BackupError(
+      'config-invalid',
+      `WALKEEP_TEMPORAL names "${named}", which is not an executable file`,
+    );
   }
-  const inPath = (environment['PATH'] ?? '').split(path.delimiter).filter(Boolean).map((folder) => path.join(folder, 'temporal'));
-  for (const candidate of [...inPath, ...(await cached(environment))]) if (await isExecutable(candidate)) return candidate;
-  throw new BackupError('config-invalid', 'no "temporal" program was found in PATH or in the cache of the set-up', {
-    hint: 'run ./scripts/setup, install the Temporal CLI, or set WALKEEP_TEMPORAL to it',
-  });
+  const inPath = (environment['PATH'] ?? '')
+    .split(path.delimiter)
+    .filter(Boolean)
+    .map((folder) => path.join(folder, 'temporal'));
+  for (const candidate of [...inPath, ...(await cached(environment))])
+    if (await isExecutable(candidate)) return candidate;
+  throw new BackupError(
+    'config-invalid',
+    'no "temporal" program was found in PATH or in the cache of the set-up',
+    {
+      hint: 'run ./scripts/setup, install the Temporal CLI, or set WALKEEP_TEMPORAL to it',
+    },
+  );
 }
 
 /** The command line of the embedded server, without the program. */
@@ -44,11 +55,11 @@ export function devServerArguments(options: DevServerOptions): string[] {
   return [
     'server',
     'start-dev',
-    ...['--ip', options.ip],
-    ...['--port', String(options.port)],
-    ...['--ui-port', String(options.uiPort)],
-    ...['--db-filename', options.databaseFile],
-    ...['--log-level', 'error'],
+    `--ip=${options.ip}`,
+    `--port=${options.port}`,
+    `--ui-port=${options.uiPort}`,
+    `--db-filename=${options.databaseFile}`,
+    '--log-level=error',
     ...Object.values(SEARCH_ATTRIBUTE).flatMap(({ name }) => ['--search-attribute', `${name}=Keyword`]),
     ...(options.namespaces ?? []).flatMap((name) => ['--namespace', name]),
   ];
@@ -80,7 +91,9 @@ export function devCommand(): Command {
       const program = await findTemporal();
       const databaseFile = path.resolve(options.state);
       await mkdir(path.dirname(databaseFile), { recursive: true });
-      note(`Temporal ${options.ip}:${options.port}   Web UI http://${options.ip}:${options.uiPort}   state ${databaseFile}`);
+      note(
+        `Temporal ${options.ip}:${options.port}   Web UI http://${options.ip}:${options.uiPort}   state ${databaseFile}`,
+      );
       const server = startDevServer({ program, ...options, databaseFile });
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => server.kill(signal));
       process.exitCode = await exitOf(server, program);
@@ -90,9 +103,13 @@ export function devCommand(): Command {
 async function exitOf(server: ChildProcess, program: string): Promise<number> {
   return new Promise((resolve, reject) => {
     server.once('error', (cause) =>
-      reject(new BackupError('config-invalid', `"${program}" could not be started: ${cause.message}`, { cause })),
+      reject(
+        new BackupError('config-invalid', `"${program}" could not be started: ${cause.message}`, { cause }),
+      ),
     );
-    server.once('exit', (code, signal) => resolve(code ?? (signal === 'SIGINT' || signal === 'SIGTERM' ? 0 : 1)));
+    server.once('exit', (code, signal) =>
+      resolve(code ?? (signal === 'SIGINT' || signal === 'SIGTERM' ? 0 : 1)),
+    );
   });
 }
 

@@ -6,7 +6,7 @@ import { describePath } from '../core/timeline.ts';
 import { parseLsn } from '../core/lsn.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
-import { readManifestSources } from '../manifests/read-sources.ts';
+import { readManifestSources } from '../operations/read-manifests.ts';
 import { checkFetch } from '../operations/check-fetch.ts';
 import { openRepository } from '../operations/open-repository.ts';
 import {

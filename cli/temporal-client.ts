@@ -8,7 +8,11 @@ export interface TemporalClient {
   readonly address: string;
   readonly temporalNamespace: string;
   /** Runs calls with a deadline; a server that is away or frozen becomes `temporal-unavailable`. */
-  call<Result>(what: string, calls: (client: Client) => Promise<Result>, deadlineMs?: number): Promise<Result>;
+  call<Result>(
+    what: string,
+    calls: (client: Client) => Promise<Result>,
+    deadlineMs?: number,
+  ): Promise<Result>;
   close(): Promise<void>;
 }
 

@@ -19,7 +19,11 @@ export interface WalArguments {
 type Option = Exclude<keyof WalArguments, 'operands'>;
 
 /** @throws BackupError `usage` */
-export function parseWalArguments(argv: readonly string[], known: readonly Option[], usage: string): WalArguments {
+export function parseWalArguments(
+  argv: readonly string[],
+  known: readonly Option[],
+  usage: string,
+): WalArguments {
   const options: Partial<Record<Option, string>> = {};
   const operands: string[] = [];
   for (let at = 0; at < argv.length; at++) {

@@ -3,7 +3,12 @@ import { join, resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { BackupError } from '../core/errors.ts';
 import { agentSocketPath } from '../operations/cluster-archive.ts';
-import { findStateDirectory, openStateDirectory, requireCluster, type StateDirectory } from '../operations/state-directory.ts';
+import {
+  findStateDirectory,
+  openStateDirectory,
+  requireCluster,
+  type StateDirectory,
+} from '../operations/state-directory.ts';
 import type { WalCommandRequest } from '../operations/wal-command-lines.ts';
 import { namespaceOption, parseClusterArgument, stateOption } from './options.ts';
 
@@ -27,7 +32,9 @@ export function addPlaceOptions(command: Command): Command {
 export async function findPlace(options: PlaceOptions): Promise<WalCommandRequest> {
   const { pgdata, state } = options;
   if (pgdata === undefined) {
-    throw new BackupError('usage', 'the data directory is not known', { hint: 'give --pgdata DIR, or set PGDATA' });
+    throw new BackupError('usage', 'the data directory is not known', {
+      hint: 'give --pgdata DIR, or set PGDATA',
+    });
   }
   const stateDirectory = state === undefined ? await findStateDirectory(process.env) : resolve(state);
   const directory = openStateDirectory(stateDirectory);
@@ -57,8 +64,13 @@ async function findCluster(
   const names = [only, ...others].flatMap((entry) => (entry ? [`${entry.namespace}/${entry.name}`] : []));
   throw new BackupError(
     'cluster-unknown',
-    names.length === 0 ? 'no Cluster is applied on this host' : `several Clusters are applied here: ${names.join(', ')}`,
-    { hint: names.length === 0 ? 'apply its manifest first: walkeep apply -f FILE' : 'choose one with --cluster' },
+    names.length === 0
+      ? 'no Cluster is applied on this host'
+      : `several Clusters are applied here: ${names.join(', ')}`,
+    {
+      hint:
+        names.length === 0 ? 'apply its manifest first: walkeep apply -f FILE' : 'choose one with --cluster',
+    },
   );
 }
 

@@ -15,21 +15,26 @@ export interface WalContext {
 }
 
 export async function openWalContext(args: WalArguments): Promise<WalContext> {
-  const { findStateDirectory, openStateDirectory, requireCluster } = await import('../operations/state-directory.ts');
+  const { findStateDirectory, openStateDirectory, requireCluster } =
+    await import('../operations/state-directory.ts');
   const { createSecretResolver } = await import('../operations/secret-resolver.ts');
   const archives = await import('../operations/cluster-archive.ts');
   const environment =
     args.secrets === undefined ? process.env : { ...process.env, WALKEEP_SECRETS_DIR: resolve(args.secrets) };
-  const stateDirectory = args.state === undefined ? await findStateDirectory(environment) : resolve(args.state);
+  const stateDirectory =
+    args.state === undefined ? await findStateDirectory(environment) : resolve(args.state);
   const state = openStateDirectory(stateDirectory);
   const resolver = createSecretResolver({ stateDirectory, environment });
-  const readManifest = async (cluster: string) => (await requireCluster(state, ...parseCluster(cluster))).manifest;
+  const readManifest = async (cluster: string) =>
+    (await requireCluster(state, ...parseCluster(cluster))).manifest;
 
   return {
     openArchive: async (cluster) => archives.openArchiveTarget(await readManifest(cluster), resolver),
     async openStandbySource(cluster) {
       const { openClusterRepository } = await import('../operations/open-repository.ts');
-      return { repository: await openClusterRepository(await readManifest(cluster), resolver, { purpose: 'read' }) };
+      return {
+        repository: await openClusterRepository(await readManifest(cluster), resolver, { purpose: 'read' }),
+      };
     },
     async openRecoverySource(path) {
       const { readRecoveryFile } = await import('../operations/recovery-file.ts');
@@ -63,6 +68,7 @@ export function answerWhateverHappens(status: () => number): void {
 
 /** One line on standard error: PostgreSQL's log shows it. */
 export function reportWalFailure(command: string, error: unknown): void {
-  const text = error instanceof BackupError ? `${error.code}: ${error.message}; ${error.hint}` : messageOf(error);
+  const text =
+    error instanceof BackupError ? `${error.code}: ${error.message}; ${error.hint}` : messageOf(error);
   process.stderr.write(`walkeep: ${command}: ${text.replaceAll(/\s+/g, ' ').trim().slice(0, 2000)}\n`);
 }

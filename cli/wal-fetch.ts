@@ -31,7 +31,11 @@ export async function walFetchMain(argv: readonly string[]): Promise<number> {
 }
 
 async function fetch(argv: readonly string[]): Promise<number> {
-  const args = parseWalArguments(argv, ['cluster', 'pgdata', 'state', 'secrets', 'recovery', 'deadline'], USAGE);
+  const args = parseWalArguments(
+    argv,
+    ['cluster', 'pgdata', 'state', 'secrets', 'recovery', 'deadline'],
+    USAGE,
+  );
   const [name, destination, ...rest] = args.operands;
   if (name === undefined || destination === undefined || rest.length > 0) {
     throw new BackupError('usage', 'expected the name of a file and one path', { hint: `usage: ${USAGE}` });

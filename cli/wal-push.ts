@@ -4,7 +4,8 @@ import { BackupError } from '../core/errors.ts';
 import { deadlineOf, parseWalArguments } from './wal-arguments.ts';
 import { answerWhateverHappens, openWalContext, reportWalFailure } from './wal-context.ts';
 
-const USAGE = 'walkeep wal-push --cluster [NAMESPACE/]NAME --pgdata DIR [--state DIR] [--secrets DIR] [--deadline SECONDS] %p';
+const USAGE =
+  'walkeep wal-push --cluster [NAMESPACE/]NAME --pgdata DIR [--state DIR] [--secrets DIR] [--deadline SECONDS] %p';
 /** PostgreSQL counts 1 to 125 as a failure of the command; from 126 on it takes it for its own. */
 const NOT_ARCHIVED = 1;
 
@@ -30,7 +31,9 @@ async function push(argv: readonly string[]): Promise<void> {
   const [path, ...rest] = args.operands;
   const { cluster, pgdata } = args;
   if (path === undefined || rest.length > 0 || cluster === undefined || pgdata === undefined) {
-    throw new BackupError('usage', 'expected a cluster, a data directory and one path', { hint: `usage: ${USAGE}` });
+    throw new BackupError('usage', 'expected a cluster, a data directory and one path', {
+      hint: `usage: ${USAGE}`,
+    });
   }
   const pgWalDirectory = join(resolve(pgdata), 'pg_wal');
   await requireInPgWal(path, pgWalDirectory);

@@ -32,10 +32,22 @@ export function workerCommand(): Command {
         .makeOptionMandatory(),
     )
     .addOption(namespaceOption())
-    .addOption(new Option('--instance <name>', 'name of this instance in the cluster').env('WALKEEP_INSTANCE').makeOptionMandatory())
-    .addOption(new Option('--pgdata <directory>', 'data directory; for a recovery one that is empty or new').env('PGDATA').makeOptionMandatory())
+    .addOption(
+      new Option('--instance <name>', 'name of this instance in the cluster')
+        .env('WALKEEP_INSTANCE')
+        .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option('--pgdata <directory>', 'data directory; for a recovery one that is empty or new')
+        .env('PGDATA')
+        .makeOptionMandatory(),
+    )
     .addOption(stateOption())
-    .addOption(new Option('--secrets <directory>', 'secrets as Kubernetes mounts them: <directory>/<name>/<key>').env('WALKEEP_SECRETS_DIR'))
+    .addOption(
+      new Option('--secrets <directory>', 'secrets as Kubernetes mounts them: <directory>/<name>/<key>').env(
+        'WALKEEP_SECRETS_DIR',
+      ),
+    )
     .addOption(
       new Option('--metrics <address>', 'where /metrics, /healthz and /readyz are served')
         .env('WALKEEP_METRICS')
@@ -43,7 +55,9 @@ export function workerCommand(): Command {
         .default(DEFAULT_METRICS, `${DEFAULT_METRICS.host}:${DEFAULT_METRICS.port}`),
     )
     .addOption(
-      new Option('--grace <seconds>', 'time that running work has after SIGTERM').argParser(parseSeconds).default(10),
+      new Option('--grace <seconds>', 'time that running work has after SIGTERM')
+        .argParser(parseSeconds)
+        .default(10),
     )
     .addHelpText(
       'after',
@@ -58,7 +72,10 @@ export function workerCommand(): Command {
 
 async function run(options: WorkerCommandOptions): Promise<void> {
   if (!/^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$/.test(options.instance)) {
-    throw new BackupError('usage', `not a name of an instance: "${options.instance}" (letters, digits, "-", "." and "_")`);
+    throw new BackupError(
+      'usage',
+      `not a name of an instance: "${options.instance}" (letters, digits, "-", "." and "_")`,
+    );
   }
   // Loading Temporal takes longer than saying what is wrong.
   const { runWorker } = await import('../workers/main.ts');

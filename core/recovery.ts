@@ -23,7 +23,7 @@ import {
   type TargetKind,
 } from './recovery-target.ts';
 import { formatMicros, parseTargetTime, toMicros } from './target-time.ts';
-import { describePath, type TimelineStep } from './timeline.ts';
+import { describePath, historyFileName, type TimelineStep } from './timeline.ts';
 
 export type { PlannedTail } from './recovery-path.ts';
 export type { RecoveryTarget, TargetKind } from './recovery-target.ts';
@@ -335,6 +335,13 @@ function choosePath(
   }
   for (const timeline of known) {
     const path = pathTo(timeline, facts);
+    if (
+      path.isRootless &&
+      facts.segments.newest(timeline) !== undefined &&
+      !candidates.some((backup) => backup.timeline === timeline)
+    ) {
+      throw lostHistory(timeline);
+    }
     if (!backups.some((backup) => offPath(backup, path) === undefined)) {
       if (facts.segments.newest(timeline) !== undefined && !(wanted && 'backup' in wanted)) {
         warnings.push(`timeline ${timeline} is newer, but no backup leads to it`);
@@ -355,6 +362,18 @@ function choosePath(
   throw new BackupError(
     'target-unreachable',
     `no timeline leads on from ${backups.map(({ backupId }) => backupId).join(', ')}: the histories contradict the records`,
+  );
+}
+
+/** Taken for absent, the recovery would end on an older timeline, and the later transactions be dropped silently. */
+function lostHistory(timeline: number): BackupError {
+  const file = historyFileName(timeline);
+  return new BackupError(
+    'target-unreachable',
+    `there is WAL of timeline ${timeline} in the archive, but not its history (${file}), so where it comes from is unknown`,
+    {
+      hint: `archive ${file} again from a server that has it, or say which timeline is meant: --target-timeline`,
+    },
   );
 }
 

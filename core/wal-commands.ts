@@ -19,7 +19,10 @@ export function archiveCommand(parts: WalCommandParts): string {
 
 /** The value of `restore_command`. @throws BackupError `config-invalid` for a path no setting can hold */
 export function restoreCommand(parts: WalCommandParts): string {
-  return line([parts.shellClient, 'fetch', parts.socket ?? '-'], ['%f', PATH], parts, 'wal-fetch', ['%f', PATH]);
+  return line([parts.shellClient, 'fetch', parts.socket ?? '-'], ['%f', PATH], parts, 'wal-fetch', [
+    '%f',
+    PATH,
+  ]);
 }
 
 /** Relative to PGDATA, except that pg_rewind gives an absolute path: hence the quotes. */
@@ -32,7 +35,9 @@ function line(
   verb: string,
   file: readonly string[],
 ): string {
-  return [...client.map(word), ...asked, ...fullClient.map(word), verb, ...options.map(word), ...file].join(' ');
+  return [...client.map(word), ...asked, ...fullClient.map(word), verb, ...options.map(word), ...file].join(
+    ' ',
+  );
 }
 
 /** One word for sh, in which PostgreSQL sees no placeholder. */

@@ -39,7 +39,8 @@ const worker = await startInstance({ connection: temporal.nativeConnection }, wo
   archiving: async () => archiveReport('recorded-1', { health }),
   copy: async ({ backupName, attempt }, { signal }) => {
     if (backupName === 'cancelled') await held.passed(signal);
-    if (backupName === 'retried' && attempt < 3) throw new BackupError('store-unavailable', 'the store does not answer');
+    if (backupName === 'retried' && attempt < 3)
+      throw new BackupError('store-unavailable', 'the store does not answer');
     if (backupName === 'failed') throw new BackupError('postgres-denied', 'no rights');
     return copied(backupName);
   },
@@ -80,7 +81,9 @@ try {
   await apply();
 
   for (const name of ['retried', 'failed', 'cancelled']) {
-    const handle = await start(walkeep.WORKFLOW.baseBackup, walkeep.backupWorkflowId('default', name), { cluster: 'recorded' });
+    const handle = await start(walkeep.WORKFLOW.baseBackup, walkeep.backupWorkflowId('default', name), {
+      cluster: 'recorded',
+    });
     if (name === 'cancelled') {
       await eventually('the copy runs', () => world.story.some((line) => line.includes('copy cancelled')));
       await handle.cancel();
@@ -88,7 +91,10 @@ try {
     await handle.result().catch(() => {});
     await save(`base-backup-${name}`, handle);
   }
-  await save('base-backup-completed', client.workflow.getHandle(walkeep.backupWorkflowId('default', 'applied')));
+  await save(
+    'base-backup-completed',
+    client.workflow.getHandle(walkeep.backupWorkflowId('default', 'applied')),
+  );
   await start(walkeep.WORKFLOW.baseBackup, 'backup/default/refused', { cluster: 7 }).then(async (handle) => {
     await handle.result().catch(() => {});
     await save('base-backup-refused', handle);
@@ -102,7 +108,10 @@ try {
 
   const archiving = client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', 'recorded'));
   health = 'failing';
-  await eventually('archiving fails', async () => (await archiving.query(walkeep.archivingQuery))?.health === 'failing');
+  await eventually(
+    'archiving fails',
+    async () => (await archiving.query(walkeep.archivingQuery))?.health === 'failing',
+  );
   await save('wal-archiving-running', archiving);
   await save('cluster-running', keeper);
   await keeper.cancel();

@@ -1,0 +1,52 @@
+import { describe, expect, it, test } from 'vitest';
+import { formatAge, formatBytes, formatDuration, formatTable } from '../../cli/output.ts';
+import { progressLine } from '../../cli/progress.ts';
+
+describe('what the command line prints', () => {
+  it('tables are kubectl’s: three spaces between columns, nothing behind the last', () => {
+    expect(formatTable(['NAME', 'PHASE', 'ERROR'], [['a', 'completed', ''], ['longer-name', 'failed', 'no room']])).toBe(
+      'NAME          PHASE       ERROR\na             completed\nlonger-name   failed      no room\n',
+    );
+  });
+
+  test.for([
+    [0, '0s'],
+    [119, '119s'],
+    [120, '2m'],
+    [7199, '119m'],
+    [7200, '2h'],
+    [172_799, '47h'],
+    [172_800, '2d'],
+  ] as const)('%d seconds ago is %s', ([seconds, text]) => {
+    const now = new Date('2026-11-25T00:00:00Z');
+    expect(formatAge(new Date(now.getTime() - seconds * 1000), now)).toBe(text);
+  });
+
+  test.for([
+    [0, '0 B'],
+    [1023, '1023 B'],
+    [1536, '1.5 KiB'],
+    [16 * 1024 * 1024, '16.0 MiB'],
+    [5 * 1024 ** 4, '5.0 TiB'],
+  ] as const)('%d bytes are %s', ([bytes, text]) => {
+    expect(formatBytes(bytes)).toBe(text);
+  });
+
+  test.for([
+    [850, '850 ms'],
+    [12_000, '12 s'],
+    [200_000, '3 min 20 s'],
+    [7_500_000, '2 h 5 min'],
+  ] as const)('%d ms are %s', ([ms, text]) => {
+    expect(formatDuration(ms)).toBe(text);
+  });
+
+  it('a progress bar shows share, rate and time left', () => {
+    const line = progressLine({ phase: 'copying', doneBytes: 512 * 1024 ** 2, totalBytes: 1024 ** 3 }, 4_000);
+    expect(line).toBe('copying  [############............]  50 %  512 MiB of 1.0 GiB, 128 MiB/s, 4 s left');
+  });
+
+  it('a progress bar without a known end shows what is done', () => {
+    expect(progressLine({ phase: 'starting', doneBytes: 0, totalBytes: 0 }, 10)).toBe('starting  0 B');
+  });
+});

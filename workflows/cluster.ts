@@ -1,0 +1,416 @@
+import {
+  allHandlersFinished,
+  ApplicationFailure,
+  CancellationScope,
+  ChildWorkflowFailure,
+  condition,
+  continueAsNew,
+  getExternalWorkflowHandle,
+  isCancellation,
+  log,
+  ParentClosePolicy,
+  proxyActivities,
+  setCurrentDetails,
+  setHandler,
+  startChild,
+  WorkflowIdReusePolicy,
+  workflowInfo,
+} from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import type { BaseBackupActivities } from '../activities/base-backup.ts';
+import type { ClusterActivities } from '../activities/cluster.ts';
+import { isBackupError } from '../core/errors.ts';
+import type { ClusterManifest } from '../manifests/cluster.ts';
+import { archivingInstance } from './choose-instance.ts';
+import { clusterPage } from './cluster-page.ts';
+import { failure } from './failures.ts';
+import { parseApplyInput, parseClusterInput } from './manifest-inputs.ts';
+import * as walkeep from './interface.ts';
+import * as keeper from './keeper-state.ts';
+import { makeFindable } from './search-attributes.ts';
+
+/** F4: a run's history stays far below what a server may hold; what is known is carried on. */
+const CONTINUE_AFTER_EVENTS = 1_000;
+const LOOK_EVERY_MS = 10 * 60_000;
+/** A Backup may wait this long for a worker: it was declared, so it is wanted until its deadline. */
+const BACKUP_WAITS_SECONDS = 12 * 3600;
+const RECOVERY_WAITS_SECONDS = 30 * 86_400;
+
+/**
+ * The keeper of one cluster. It holds the applied manifest, sees to it that every worker of the cluster has it, keeps
+ * archiving observed, and starts applied Backups one after the other. It lives as long as the cluster and continues as
+ * new; what it starts lives on beside it and is found again by its id.
+ *
+ * @param manifest the Cluster, as `walkeep apply` or a person wrote it
+ * @param carried only given by the keeper itself, when it continues as new
+ */
+export async function cluster(manifest: ClusterManifest, carried?: keeper.KeeperState): Promise<void> {
+  const run = new Keeper(carried ?? startingState(manifest));
+  run.listen();
+  try {
+    await run.keep();
+  } catch (error) {
+    if (isCancellation(error)) await CancellationScope.nonCancellable(() => run.cancelArchiving());
+    throw error;
+  }
+  await condition(allHandlersFinished);
+  await continueAsNew<typeof cluster>(run.state.manifest, run.state);
+}
+
+function startingState(manifest: ClusterManifest): keeper.KeeperState {
+  try {
+    return firstState(manifest);
+  } catch (error) {
+    // Whoever applied it is to hear why, and not that nobody listens.
+    const refuse = (): never => {
+      throw error;
+    };
+    setHandler(walkeep.applyUpdate, (_input) => refuse(), { validator: (_input) => refuse() });
+    throw error;
+  }
+}
+
+function firstState(manifest: ClusterManifest): keeper.KeeperState {
+  const parsed = parseClusterInput(manifest);
+  const expected = walkeep.clusterWorkflowId(namespaceOf(parsed), parsed.metadata.name);
+  if (workflowInfo().workflowId !== expected) {
+    throw failure('input-invalid', `the keeper of this cluster must have the workflow id "${expected}"`);
+  }
+  return refusing(() => keeper.newKeeper(parsed));
+}
+
+function namespaceOf(manifest: ClusterManifest): string {
+  return manifest.metadata.namespace ?? walkeep.DEFAULT_NAMESPACE;
+}
+
+class Keeper {
+  state: keeper.KeeperState;
+  readonly #namespace: string;
+  readonly #name: string;
+  /** Raised by whatever may give the keeper something to do. */
+  #woken = true;
+  #archivingBegun = false;
+  /** Archiving that ended by itself is begun again, but not in a hot loop. */
+  #archivingNotBefore = 0;
+  /** Where archiving was last pointed to. */
+  #archivingTold = '';
+  /** What an instance had last reported when it did not take the manifest: it is tried again when it reports anew. */
+  readonly #unreached = new Map<string, string>();
+  #contacted = '';
+
+  constructor(state: keeper.KeeperState) {
+    this.state = state;
+    this.#namespace = namespaceOf(state.manifest);
+    this.#name = state.manifest.metadata.name;
+  }
+
+  listen(): void {
+    setHandler(
+      walkeep.applyUpdate,
+      (input) => {
+        const applied = keeper.applyTo(this.state, parseApplyInput(input));
+        this.#become(applied.state);
+        return applied.result;
+      },
+      {
+        validator: (input) => void this.#preview(input),
+        description:
+          'Makes a manifest true: {"cluster": {…}, "backups": [{…}]}. Applying the same again changes nothing.',
+      },
+    );
+    setHandler(walkeep.previewQuery, (input) => this.#preview(input), {
+      description: 'What apply would answer, without doing it.',
+    });
+    setHandler(walkeep.clusterStatusQuery, () => keeper.statusOf(this.state, this.#namespace), {
+      description: 'What protects this cluster.',
+    });
+    setHandler(
+      walkeep.manifestQuery,
+      () => ({ manifest: this.state.manifest, revision: this.state.revision }),
+      { description: 'The applied manifest and its revision.' },
+    );
+    setHandler(
+      walkeep.instanceSignal,
+      (facts) => this.#become(keeper.noteInstance(this.state, facts, now())),
+      {
+        description: 'A worker says what it is.',
+      },
+    );
+    setHandler(
+      walkeep.backupSignal,
+      ({ backupName, status }) => this.#become(keeper.noteBackup(this.state, backupName, status, now())),
+      { description: 'A Backup tells how it stands.' },
+    );
+    setHandler(walkeep.archivingSignal, (archiving) => this.#become({ ...this.state, archiving }), {
+      description: 'Archiving tells how it stands.',
+    });
+    setHandler(
+      walkeep.whoIsThereSignal,
+      async ({ replyTo }) => {
+        // Whoever asked may be gone by now.
+        await getExternalWorkflowHandle(replyTo)
+          .signal(walkeep.instancesSignal, this.state.instances)
+          .catch(ignore);
+      },
+      { description: 'A workflow asks which instances there are.' },
+    );
+  }
+
+  /** Works until the history is long enough to begin a new one. */
+  async keep(): Promise<void> {
+    let begun = false;
+    while (!this.#mustContinue()) {
+      this.#woken = false;
+      await this.#spreadManifest();
+      if (!begun) begun = this.#beFindable();
+      await this.#observeArchiving();
+      await this.#beginRecovery();
+      await this.#beginBackup();
+      setCurrentDetails(clusterPage(keeper.statusOf(this.state, this.#namespace), this.state));
+      await this.#rest();
+    }
+  }
+
+  async cancelArchiving(): Promise<void> {
+    await getExternalWorkflowHandle(walkeep.walArchivingWorkflowId(this.#namespace, this.#name))
+      .cancel()
+      .catch(ignore);
+  }
+
+  #preview(input: walkeep.ApplyInput): walkeep.ApplyResult {
+    return refusing(() => keeper.applyTo(this.state, parseApplyInput(input)).result);
+  }
+
+  #become(state: keeper.KeeperState): void {
+    this.state = state;
+    this.#woken = true;
+  }
+
+  #mustContinue(): boolean {
+    const { historyLength, continueAsNewSuggested } = workflowInfo();
+    return historyLength >= CONTINUE_AFTER_EVENTS || continueAsNewSuggested;
+  }
+
+  /** Until there is news; while something runs whose end could be missed, it is looked after every ten minutes. */
+  async #rest(): Promise<void> {
+    const news = () => this.#woken || this.#mustContinue();
+    const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
+    if (!watching) return condition(news);
+    if (!(await condition(news, LOOK_EVERY_MS, { summary: 'next look at what runs' })))
+      await this.#lookAtRunningBackup();
+  }
+
+  /** Brings the manifest to every worker that holds another one; the first contact is through the cluster's queue. */
+  async #spreadManifest(): Promise<void> {
+    if (this.state.instances.length === 0 && this.#contacted !== this.state.fingerprint) {
+      this.#contacted = this.state.fingerprint;
+      await this.#meet().catch(rethrowCancellation);
+    }
+    const behind = keeper
+      .instancesBehind(this.state)
+      .filter((one) => this.#unreached.get(one.instance) !== one.seenAt);
+    await Promise.all(
+      behind.map(async ({ instance, seenAt }) => {
+        try {
+          await this.#store(walkeep.instanceQueue(this.#namespace, this.#name, instance));
+          this.#unreached.delete(instance);
+        } catch (error) {
+          rethrowCancellation(error);
+          this.#unreached.set(instance, seenAt);
+          log.warn(`${instance} did not take the manifest; it is tried again when its worker reports`);
+        }
+      }),
+    );
+  }
+
+  /** Who is there? What a worker holds from an earlier keeper has to be known before it is replaced. */
+  async #meet(): Promise<void> {
+    const { describeInstance } = proxyActivities<ClusterActivities>({
+      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
+      summary: 'who is there?',
+      scheduleToStartTimeout: '15 seconds',
+      startToCloseTimeout: '30 seconds',
+      scheduleToCloseTimeout: '1 minute',
+    });
+    const facts = await describeInstance({ namespace: this.#namespace, cluster: this.#name });
+    this.state = keeper.noteInstance(this.state, facts, now());
+  }
+
+  async #store(queue: string): Promise<void> {
+    const { storeManifest } = proxyActivities<ClusterActivities>({
+      taskQueue: queue,
+      summary: `store revision ${this.state.revision} of the manifest`,
+      scheduleToStartTimeout: '15 seconds',
+      startToCloseTimeout: '30 seconds',
+      scheduleToCloseTimeout: '1 minute',
+    });
+    const { manifest, revision } = this.state;
+    const facts = await storeManifest({
+      namespace: this.#namespace,
+      cluster: this.#name,
+      manifest,
+      revision,
+    });
+    this.state = keeper.noteInstance(this.state, facts, now());
+  }
+
+  #beFindable(): boolean {
+    const exists = this.state.instances.some((one) => one.searchAttributes);
+    makeFindable(exists, { cluster: this.#name, namespace: this.#namespace, operation: 'cluster' });
+    return exists;
+  }
+
+  #wantsArchiving(): boolean {
+    return (
+      this.state.manifest.spec.backup?.barmanObjectStore !== undefined &&
+      this.state.instances.some((one) => one.role !== 'absent')
+    );
+  }
+
+  async #observeArchiving(): Promise<void> {
+    if (!this.#wantsArchiving()) return;
+    const workflowId = walkeep.walArchivingWorkflowId(this.#namespace, this.#name);
+    const told = archivingInstance(this.state.instances) ?? '';
+    if (!this.#archivingBegun) {
+      if (Date.now() < this.#archivingNotBefore) return;
+      this.#archivingBegun = true;
+      const ended = () => {
+        this.#archivingBegun = false;
+        this.#archivingNotBefore = Date.now() + LOOK_EVERY_MS;
+        this.#woken = true;
+      };
+      await this.#begin(
+        walkeep.WORKFLOW.walArchiving,
+        workflowId,
+        { cluster: this.#name, namespace: this.#namespace },
+        ended,
+      );
+    } else if (told === this.#archivingTold) {
+      return;
+    }
+    this.#archivingTold = told;
+    await getExternalWorkflowHandle(workflowId)
+      .signal(walkeep.instancesSignal, this.state.instances)
+      .catch(rethrowCancellation);
+  }
+
+  /** A recovery that the manifest asks for: once its worker is there and has the manifest. */
+  async #beginRecovery(): Promise<void> {
+    const ready = this.state.instances.length > 0 && keeper.instancesBehind(this.state).length === 0;
+    if (this.state.recoveryBegun || !this.state.manifest.spec.bootstrap?.recovery || !ready) return;
+    this.state = { ...this.state, recoveryBegun: true };
+    await this.#begin(walkeep.WORKFLOW.restore, walkeep.restoreWorkflowId(this.#namespace, this.#name), {
+      cluster: this.#name,
+      namespace: this.#namespace,
+      bootstrap: true,
+      waitForWorkerSeconds: RECOVERY_WAITS_SECONDS,
+    });
+  }
+
+  async #beginBackup(): Promise<void> {
+    const backup = keeper.nextBackup(this.state);
+    if (!backup) return;
+    this.state = keeper.markBegun(this.state, backup.name);
+    const workflowId = walkeep.backupWorkflowId(this.#namespace, backup.name);
+    const input: walkeep.BaseBackupInput = {
+      cluster: this.#name,
+      namespace: this.#namespace,
+      name: backup.name,
+      method: backup.method,
+      waitForWorkerSeconds: BACKUP_WAITS_SECONDS,
+      ...(backup.target && { target: backup.target }),
+    };
+    await this.#begin(walkeep.WORKFLOW.baseBackup, workflowId, input, (error) => {
+      const stillOpen = this.state.backups.some((one) => one.name === backup.name);
+      // It tells by signal how it ended; one that was terminated could not.
+      if (stillOpen && error) this.#backupEndedSilently(backup.name, error);
+    });
+  }
+
+  /** Starts a workflow that outlives the keeper's run, or finds the one that runs already. */
+  async #begin(
+    type: string,
+    workflowId: string,
+    input: object,
+    onEnd: (error?: unknown) => void = ignore,
+  ): Promise<void> {
+    try {
+      const child = await startChild(type, {
+        workflowId,
+        args: [input],
+        taskQueue: walkeep.WORKFLOW_QUEUE,
+        parentClosePolicy: ParentClosePolicy.ABANDON,
+        workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+        staticSummary: `${type} of ${this.#namespace}/${this.#name}`,
+      });
+      void child.result().then(() => onEnd(), onEnd);
+    } catch (error) {
+      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    }
+  }
+
+  /** After continuing as new, nothing but this tells of a Backup that was terminated. */
+  async #lookAtRunningBackup(): Promise<void> {
+    const [running] = this.state.backups;
+    if (!running?.begun) return;
+    const handle = getExternalWorkflowHandle(walkeep.backupWorkflowId(this.#namespace, running.name));
+    const reached = await handle.signal(walkeep.reportSignal).then(
+      () => true,
+      (error: unknown) => {
+        rethrowCancellation(error);
+        return false;
+      },
+    );
+    if (!reached) await this.#readOutcome(running.name);
+  }
+
+  async #readOutcome(backupName: string): Promise<void> {
+    const { findOutcome } = proxyActivities<BaseBackupActivities>({
+      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
+      summary: `how did ${backupName} end?`,
+      scheduleToStartTimeout: '15 seconds',
+      startToCloseTimeout: '1 minute',
+      scheduleToCloseTimeout: '2 minutes',
+    });
+    const { manifest } = this.state;
+    try {
+      const status = await findOutcome({
+        namespace: this.#namespace,
+        cluster: this.#name,
+        backupName,
+        manifest,
+      });
+      if (status) this.#become(keeper.noteBackup(this.state, backupName, status, now()));
+      else this.#backupEndedSilently(backupName, undefined);
+    } catch (error) {
+      // Nobody could say; it is asked again at the next look.
+      rethrowCancellation(error);
+    }
+  }
+
+  #backupEndedSilently(name: string, error: unknown): void {
+    const cause = error instanceof ChildWorkflowFailure ? error.cause?.message : undefined;
+    const why = `its workflow ended without a record${cause === undefined ? '' : `: ${cause}`}`;
+    this.#become(keeper.noteBackup(this.state, name, { phase: 'failed', error: why }, now()));
+  }
+}
+
+/** Refusals in Temporal's form, so that they fail the request and not the workflow task. */
+function refusing<Result>(decide: () => Result): Result {
+  try {
+    return decide();
+  } catch (error) {
+    if (isBackupError(error)) throw ApplicationFailure.nonRetryable(error.message, error.code, error.hint);
+    throw error;
+  }
+}
+
+function rethrowCancellation(error: unknown): void {
+  if (isCancellation(error)) throw error;
+}
+
+function ignore(): void {}
+
+function now(): string {
+  return new Date().toISOString().replace(/\.\d+Z$/, 'Z');
+}

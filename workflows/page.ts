@@ -1,0 +1,29 @@
+/** A small Markdown table for the Web UI; cells are kept on one line. Rows without a value are left out. */
+export function factsTable(rows: readonly (readonly [string, string | number | undefined])[]): string {
+  const lines = rows
+    .filter(([, value]) => value !== undefined && value !== '')
+    .map(([name, value]) => `| ${cell(name)} | ${cell(String(value))} |`);
+  return lines.length === 0 ? '' : ['| | |', '|---|---|', ...lines].join('\n');
+}
+
+/** A Markdown table with a header. */
+export function table(
+  headers: readonly string[],
+  rows: readonly (readonly (string | undefined)[])[],
+): string {
+  const line = (cells: readonly (string | undefined)[]) =>
+    `| ${cells.map((text) => cell(text ?? '')).join(' | ')} |`;
+  return [line(headers), line(headers.map(() => '---')), ...rows.map(line)].join('\n');
+}
+
+/** Bytes for people, in binary units. */
+export function bytesText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const unit = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 1024 ** unit;
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit] ?? ''}`;
+}
+
+function cell(text: string): string {
+  return text.replaceAll(/\s*\n\s*/g, ' ').replaceAll('|', '\\|');
+}
