@@ -1,0 +1,183 @@
+import { BackupError } from '../core/errors.ts';
+import { Secret } from '../core/secret.ts';
+import type { ClusterManifest } from '../manifests/cluster.ts';
+import type { ExternalCluster } from '../manifests/external-cluster.ts';
+import type { SecretKeySelector } from '../manifests/fields.ts';
+import { objectId } from '../manifests/metadata.ts';
+import { toStoreRequest, type StoreRequest } from '../manifests/object-store-location.ts';
+import { isLaterCompression, type BarmanObjectStore } from '../manifests/object-store.ts';
+import { createRepository, type Repository } from '../repository/repository.ts';
+import { openStore } from '../stores/open-store.ts';
+import type { S3Credentials, StoreConfig } from '../stores/store-config.ts';
+import type { Codec } from '../streams/codec.ts';
+import type { SecretResolver } from './secret-resolver.ts';
+
+/** How to reach a repository, with its secrets resolved; it stays inside the process. */
+export interface RepositoryAccess {
+  readonly config: StoreConfig;
+  /** The folder below `destinationPath`. */
+  readonly server: string;
+}
+
+export interface OpenOptions {
+  /** `write` also refuses compressions this version can't write; a reader has no use for them. */
+  readonly purpose?: 'read' | 'write';
+}
+
+/**
+ * The repository a Cluster archives into and is backed up to.
+ *
+ * @throws BackupError `manifest-invalid` | `secret-missing` | `not-yet`
+ */
+export async function openClusterRepository(
+  manifest: ClusterManifest,
+  resolver: SecretResolver,
+  options: OpenOptions = {},
+): Promise<Repository> {
+  return openRepository(await resolveClusterAccess(manifest, resolver, options));
+}
+
+/**
+ * The repository of an entry of `externalClusters`, to read from. Its server folder is, as in CNPG, the name of the entry unless
+ * it says another.
+ *
+ * @param namespace of the Cluster the entry belongs to: its secrets are there
+ * @throws BackupError `manifest-invalid` | `secret-missing` | `not-yet`
+ */
+export async function openExternalRepository(
+  entry: ExternalCluster,
+  namespace: string,
+  resolver: SecretResolver,
+): Promise<Repository> {
+  return openRepository(await resolveExternalAccess(entry, namespace, resolver));
+}
+
+/** Opens what was resolved. Nothing is connected before the first call. */
+export function openRepository({ config, server }: RepositoryAccess): Repository {
+  return createRepository(openStore(config), server);
+}
+
+/** As `openClusterRepository`, without opening: for worker threads, which open their own. */
+export async function resolveClusterAccess(
+  manifest: ClusterManifest,
+  resolver: SecretResolver,
+  { purpose = 'write' }: OpenOptions = {},
+): Promise<RepositoryAccess> {
+  const { backup } = manifest.spec;
+  const id = objectId(manifest.metadata);
+  if (!backup?.barmanObjectStore) {
+    const snapshots = backup?.volumeSnapshot ? ' (volume snapshots have no WAL archive of their own)' : '';
+    throw new BackupError(
+      'manifest-invalid',
+      `Cluster ${id} has no spec.backup.barmanObjectStore${snapshots}`,
+      {
+        hint: 'add it, with destinationPath, and apply the manifest again',
+      },
+    );
+  }
+  if (purpose === 'write') {
+    codecOf(backup.barmanObjectStore.wal.compression, `wal.compression of Cluster ${id}`);
+    codecOf(backup.barmanObjectStore.data.compression, `data.compression of Cluster ${id}`);
+  }
+  const { name, namespace } = manifest.metadata;
+  return resolveAccess(backup.barmanObjectStore, name, namespace, resolver);
+}
+
+/** As `openExternalRepository`, without opening. */
+export async function resolveExternalAccess(
+  entry: ExternalCluster,
+  namespace: string,
+  resolver: SecretResolver,
+): Promise<RepositoryAccess> {
+  if (!entry.barmanObjectStore) {
+    throw new BackupError('manifest-invalid', `external cluster "${entry.name}" has no barmanObjectStore`, {
+      hint: 'add it, with destinationPath, and apply the manifest again',
+    });
+  }
+  return resolveAccess(entry.barmanObjectStore, entry.name, namespace, resolver);
+}
+
+/**
+ * The codec that a manifest's `compression` asks for; `none` when it asks for nothing.
+ *
+ * @param field for the message
+ * @throws BackupError `not-yet` for bzip2, snappy and xz
+ */
+export function codecOf(compression: BarmanObjectStore['wal']['compression'], field: string): Codec {
+  if (!isLaterCompression(compression)) return compression ?? 'none';
+  throw new BackupError('not-yet', `${field} is ${compression}, which this version of walkeep can't write`, {
+    hint: 'write gzip, lz4 or zstd, or leave compression out, and apply the manifest again',
+  });
+}
+
+async function resolveAccess(
+  store: BarmanObjectStore,
+  serverName: string,
+  namespace: string,
+  resolver: SecretResolver,
+): Promise<RepositoryAccess> {
+  const request = toStoreRequest(store, serverName);
+  return { config: await toStoreConfig(request, namespace, resolver), server: request.server };
+}
+
+/**
+ * What to open for a request, with its secrets.
+ *
+ * @throws BackupError `not-yet` for Google Cloud Storage and Azure; `secret-missing`
+ */
+export async function toStoreConfig(
+  { destination, endpointUrl, secrets }: StoreRequest,
+  namespace: string,
+  resolver: SecretResolver,
+): Promise<StoreConfig> {
+  if (destination.kind === 'file') return { kind: 'file', directory: destination.directory };
+  if (destination.kind !== 's3') {
+    const what = destination.kind === 'gs' ? 'Google Cloud Storage' : 'Azure Blob Storage';
+    throw new BackupError('not-yet', `${destination.url}: this version of walkeep can't open ${what}`, {
+      hint: 'use s3:// or file:// until a later version does',
+    });
+  }
+  const text = async (selector: SecretKeySelector) =>
+    trimmed(await resolver.resolve({ ...selector, namespace }), selector);
+  const credentials = await resolveKeys(secrets, text);
+  return {
+    kind: 's3',
+    bucket: destination.bucket,
+    prefix: destination.prefix,
+    ...(endpointUrl === undefined ? {} : { endpointUrl }),
+    // A region is kept in a Secret, but is none: it stands in every request.
+    ...(secrets.region ? { region: (await text(secrets.region)).reveal() } : {}),
+    ...(secrets.endpointCA
+      ? { caPem: certificates(await text(secrets.endpointCA), secrets.endpointCA) }
+      : {}),
+    ...(credentials ? { credentials } : {}),
+  };
+}
+
+async function resolveKeys(
+  secrets: StoreRequest['secrets'],
+  text: (selector: SecretKeySelector) => Promise<Secret>,
+): Promise<S3Credentials | undefined> {
+  if (!secrets.accessKeyId || !secrets.secretAccessKey) return undefined;
+  const [accessKeyId, secretAccessKey] = await Promise.all([
+    text(secrets.accessKeyId),
+    text(secrets.secretAccessKey),
+  ]);
+  const sessionToken = secrets.sessionToken ? await text(secrets.sessionToken) : undefined;
+  return { accessKeyId, secretAccessKey, ...(sessionToken === undefined ? {} : { sessionToken }) };
+}
+
+/** Files written by `echo` end in a newline, which no key has: without this the store refuses a key that looks right. */
+function trimmed(secret: Secret, { name, key }: SecretKeySelector): Secret {
+  const text = secret.reveal().trim();
+  if (text !== '') return secret.reveal() === text ? secret : new Secret(text);
+  throw new BackupError('secret-missing', `secret "${name}" key "${key}" is empty`);
+}
+
+function certificates(pem: Secret, { name, key }: SecretKeySelector): string {
+  const text = pem.reveal();
+  if (text.includes('-----BEGIN CERTIFICATE-----')) return `${text}\n`;
+  throw new BackupError('config-invalid', `secret "${name}" key "${key}" holds no certificate in PEM form`, {
+    hint: 'endpointCA wants the certificate of the authority: a text that begins with -----BEGIN CERTIFICATE-----',
+  });
+}

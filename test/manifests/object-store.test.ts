@@ -1,0 +1,194 @@
+import { describe, expect, it, test } from 'vitest';
+import { clusterWithStore, loadText } from './load-text.ts';
+
+const KEYS = 'accessKeyId: {name: s, key: A}, secretAccessKey: {name: s, key: B}';
+
+function errorsOf(fields: string, destinationPath?: string) {
+  return loadText(clusterWithStore(fields, destinationPath)).problems.filter(
+    ({ severity }) => severity === 'error',
+  );
+}
+
+function warningsOf(fields: string, destinationPath?: string) {
+  return loadText(clusterWithStore(fields, destinationPath)).problems.filter(
+    ({ severity }) => severity === 'warning',
+  );
+}
+
+describe('credentials', () => {
+  const AZURE = 'https://acct.blob.core.windows.net/box/pg';
+  test.for([
+    ['s3://b/p', `s3Credentials: {${KEYS}}`],
+    ['s3://b/p', `s3Credentials: {${KEYS}, region: {name: s, key: R}, sessionToken: {name: s, key: T}}`],
+    ['s3://b/p', 's3Credentials: {inheritFromIAMRole: true}'],
+    ['gs://b/p', 'googleCredentials: {gkeEnvironment: true}'],
+    ['gs://b/p', 'googleCredentials: {applicationCredentials: {name: s, key: A}}'],
+    [AZURE, 'azureCredentials: {connectionString: {name: s, key: A}}'],
+    [AZURE, 'azureCredentials: {storageAccount: {name: s, key: A}, storageKey: {name: s, key: B}}'],
+    [AZURE, 'azureCredentials: {storageAccount: {name: s, key: A}, storageSasToken: {name: s, key: B}}'],
+    [AZURE, 'azureCredentials: {inheritFromAzureAD: true}'],
+    [AZURE, 'azureCredentials: {useDefaultAzureCredentials: true}'],
+    ['s3://b/p', ''],
+    ['file:///srv/b', ''],
+  ] as const)('%s with "%s" is accepted', ([path, fields]) => {
+    expect(errorsOf(fields, path)).toEqual([]);
+  });
+
+  test.for([
+    ['s3://b/p', 's3Credentials: {accessKeyId: {name: s, key: A}}', 'half a key pair'],
+    ['s3://b/p', 's3Credentials: {secretAccessKey: {name: s, key: A}}', 'half a key pair'],
+    ['s3://b/p', 's3Credentials: {}', 'neither keys nor inheritFromIAMRole'],
+    ['s3://b/p', `s3Credentials: {${KEYS}, inheritFromIAMRole: true}`, 'only one of the two can be meant'],
+    [
+      's3://b/p',
+      `s3Credentials: {${KEYS}}\ngoogleCredentials: {gkeEnvironment: true}`,
+      'one kind of credentials',
+    ],
+    [
+      'gs://b/p',
+      `s3Credentials: {${KEYS}}`,
+      's3Credentials are given, but gs://b/p is opened with googleCredentials',
+    ],
+    ['file:///b', `s3Credentials: {${KEYS}}`, 'is a directory and needs none'],
+    ['gs://b/p', 'googleCredentials: {}', 'neither applicationCredentials nor gkeEnvironment'],
+    [
+      'gs://b/p',
+      'googleCredentials: {gkeEnvironment: true, applicationCredentials: {name: s, key: A}}',
+      'only one can be meant',
+    ],
+    [
+      AZURE,
+      'azureCredentials: {connectionString: {name: s, key: A}, storageAccount: {name: s, key: B}}',
+      'connectionString holds everything',
+    ],
+    [AZURE, 'azureCredentials: {storageAccount: {name: s, key: A}}', 'no way to sign in'],
+    [AZURE, 'azureCredentials: {storageKey: {name: s, key: A}}', 'storageKey needs storageAccount'],
+    [
+      AZURE,
+      'azureCredentials: {inheritFromAzureAD: true, useDefaultAzureCredentials: true}',
+      'only one can be meant',
+    ],
+  ] as const)('%s with "%s" is refused', ([path, fields, message]) => {
+    expect(errorsOf(fields, path).map((problem) => problem.message)).toContainEqual(
+      expect.stringContaining(message),
+    );
+  });
+
+  it('that are missing are a warning: the provider has its own chain', () => {
+    expect(warningsOf('')).toMatchObject([
+      {
+        field: 'spec.backup.barmanObjectStore',
+        message: expect.stringContaining("the provider's own chain is used"),
+      },
+    ]);
+    expect(warningsOf('', 'file:///srv/b')).toEqual([]);
+  });
+
+  it('S1: a key written into the manifest is refused without being shown', () => {
+    const [problem] = errorsOf(
+      's3Credentials: {accessKeyId: AKIAHUNTER2, secretAccessKey: {name: s, key: B}}',
+    );
+    expect(problem).toMatchObject({
+      fix: 'write where the value is, never the value: {name: SECRET, key: KEY}',
+    });
+    expect(JSON.stringify(problem)).not.toContain('HUNTER2');
+  });
+});
+
+describe('destinationPath and endpointURL', () => {
+  it('S1: a password in an address is refused without being shown', () => {
+    const problems = [
+      ...errorsOf('', 'https://user:hunter2@minio/x'),
+      ...errorsOf('endpointURL: https://user:hunter2@minio', 's3://b/p'),
+      ...errorsOf('', 's3://AKIA:hunter2@b/p'),
+    ];
+    expect(problems).toHaveLength(3);
+    expect(JSON.stringify(problems)).not.toContain('hunter2');
+  });
+
+  test.for([
+    ['minio:9000', 'does not begin with https://'],
+    ['ftp://x', 'does not begin with https://'],
+    ['not an address', 'is no address'],
+    ['https://x/?a=b', 'holds ?'],
+  ] as const)('endpointURL %s is refused', ([url, message]) => {
+    expect(errorsOf(`endpointURL: ${JSON.stringify(url)}`)).toMatchObject([
+      { message: expect.stringContaining(message) },
+    ]);
+  });
+});
+
+describe('wal and data', () => {
+  it('data in zstd is accepted with a note on who can restore it', () => {
+    const { problems } = loadText(clusterWithStore('data: {compression: zstd}', 'file:///b'));
+    expect(problems).toMatchObject([
+      { severity: 'note', field: 'spec.backup.barmanObjectStore.destinationPath' },
+      {
+        severity: 'note',
+        field: 'spec.backup.barmanObjectStore.data.compression',
+        message: expect.stringContaining('3.20'),
+      },
+    ]);
+  });
+
+  test.for(['bzip2', 'snappy'])('%s is accepted, and said to be not written yet', (codec) => {
+    const problems = warningsOf(`wal: {compression: ${codec}}\ndata: {compression: ${codec}}`, 'file:///b');
+    expect(problems.map(({ message }) => message)).toEqual(
+      Array(2).fill(expect.stringContaining("can't write it yet")),
+    );
+  });
+
+  it('archiveTimeout is taken as a wish, and told to be no field of CNPG', () => {
+    expect(warningsOf('wal: {archiveTimeout: "5m"}', 'file:///b')).toMatchObject([
+      {
+        field: 'spec.backup.barmanObjectStore.wal.archiveTimeout',
+        message: expect.stringContaining('300 s'),
+      },
+    ]);
+    expect(errorsOf('wal: {archiveTimeout: soon}', 'file:///b')).toMatchObject([
+      { message: '"soon" is no time' },
+    ]);
+  });
+
+  test.for([
+    ['wal: {maxParallel: 0}', '0 is too small', 'write 1 or more'],
+    ['data: {jobs: "2"}', 'a number is expected, found "2"', 'write a whole number, without quotes'],
+    ['data: {jobs: 1.5}', 'a whole number is expected, found 1.5', 'write a whole number, without quotes'],
+    [
+      'data: {compression: xz}',
+      '"xz" is not allowed here',
+      'allowed are "bzip2", "gzip", "lz4", "snappy" or "zstd"',
+    ],
+    [
+      'wal: {encryption: aes256}',
+      '"aes256" is not allowed here',
+      'did you mean "AES256"? allowed are "AES256" or "aws:kms"',
+    ],
+    [
+      'data: {immediateCheckpoint: maybe}',
+      'true or false is expected, found "maybe"',
+      'write true or false, without quotes',
+    ],
+    ['tags: {a: 1}', 'text is expected, found 1', 'put it in quotes: "1"'],
+    [
+      'serverName: ../other',
+      '"../other" holds a folder "." or ".."',
+      'write a folder name, such as the name of the cluster',
+    ],
+    ['serverName: ""', 'is empty', 'write a folder name, such as the name of the cluster'],
+  ] as const)('%s is refused', ([fields, message, fix]) => {
+    expect(errorsOf(fields, 'file:///b')).toMatchObject([{ message, fix }]);
+  });
+
+  test.for(['30', '0d', '30 d', '1y', ''])('retentionPolicy "%s" is refused', (text) => {
+    const { problems } = loadText(
+      clusterWithStore('', 'file:///b').replace(
+        'barmanObjectStore:',
+        `retentionPolicy: "${text}"\n    barmanObjectStore:`,
+      ),
+    );
+    expect(problems.find(({ severity }) => severity === 'error')).toMatchObject({
+      field: 'spec.backup.retentionPolicy',
+    });
+  });
+});
