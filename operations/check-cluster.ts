@@ -1,5 +1,6 @@
 import type pg from 'pg';
-import { messageOf, BackupError } from '../core/errors.ts';
+import { parsePostgresSeconds } from '../core/duration.ts';
+import { BackupError, messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { readServerFacts, requireSuitable, type ServerFacts } from '../postgres/facts.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -214,15 +215,12 @@ function archiveTimeoutItem(manifest: ClusterManifest, seconds: number): CheckIt
   };
 }
 
-const UNITS: Readonly<Record<string, number>> = { s: 1, min: 60, m: 60, h: 3600, d: 86_400, '': 1 };
-
-/** The manifest's wish for `archive_timeout`, from either place it may stand in. */
+/** The manifest's wish for `archive_timeout`, from either place it may stand in; it was validated when it was applied. */
 function wishedTimeoutSeconds(manifest: ClusterManifest): number | undefined {
   const text =
     manifest.spec.postgresql?.parameters['archive_timeout'] ??
     manifest.spec.backup?.barmanObjectStore?.wal?.archiveTimeout;
-  const match = text === undefined ? null : /^(\d+)\s*(s|min|m|h|d|)$/.exec(text.trim());
-  return match ? Number(match[1]) * (UNITS[match[2] ?? ''] ?? 1) : undefined;
+  return text === undefined ? undefined : parsePostgresSeconds(text);
 }
 
 function archiverItems(

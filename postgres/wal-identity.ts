@@ -58,9 +58,9 @@ export function requireFittingTimeline(
   header: WalHeader,
   history: readonly TimelineSwitch[] | undefined,
 ): void {
-  const named = timelineOf(file.segment);
-  if (header.timeline === named || history === undefined) return;
-  const step = timelinePath(named, history).find(
+  const own = timelineOf(file.segment);
+  if (header.timeline === own || history === undefined) return;
+  const step = timelinePath(own, history).find(
     ({ beginsAt, endsAt }) =>
       beginsAt <= header.pageAddress && (endsAt === undefined || header.pageAddress < endsAt),
   );
@@ -83,7 +83,8 @@ export function identifyHistory(
 ): TimelineSwitch[] {
   const switches = named(file, () => parseHistory(decodeText(bytes)));
   const last = switches.at(-1);
-  if (!last) throw new BackupError('format-invalid', `${file.name} names no timeline that ${file.timeline} came from`);
+  if (!last)
+    throw new BackupError('format-invalid', `${file.name} names no timeline that ${file.timeline} came from`);
   if (last.timeline >= file.timeline) {
     throw new BackupError('format-invalid', `${file.name} names timeline ${last.timeline} as an ancestor`);
   }
@@ -91,14 +92,25 @@ export function identifyHistory(
 }
 
 /** @throws BackupError `format-invalid` unless the label in a `.backup` file is of the segment in its name */
-export function requireBackupHistory(file: Extract<WalFile, { kind: 'backup-history' }>, bytes: Uint8Array): void {
+export function requireBackupHistory(
+  file: Extract<WalFile, { kind: 'backup-history' }>,
+  bytes: Uint8Array,
+): void {
   const match = /^START WAL LOCATION: [0-9A-F]+\/[0-9A-F]+ \(file ([0-9A-F]{24})\)\n/.exec(decodeText(bytes));
   if (match?.[1] === file.segment) return;
-  throw new BackupError('format-invalid', `${file.name} does not hold the label of a backup from ${file.segment}`);
+  throw new BackupError(
+    'format-invalid',
+    `${file.name} does not hold the label of a backup from ${file.segment}`,
+  );
 }
 
 /** @throws BackupError `wal-foreign` unless both are the same cluster */
-export function requireOwnWal(fileName: string, found: ClusterIdentity, owner: ClusterIdentity, archive: string): void {
+export function requireOwnWal(
+  fileName: string,
+  found: ClusterIdentity,
+  owner: ClusterIdentity,
+  archive: string,
+): void {
   if (found.systemId !== owner.systemId) {
     throw new BackupError(
       'wal-foreign',

@@ -49,7 +49,10 @@ const XLP_ALL_FLAGS = 0x000f;
  */
 export function parseWalHeader(bytes: Uint8Array, expected: { segmentSize?: number } = {}): WalHeader {
   if (bytes.length < WAL_HEADER_BYTES) {
-    throw new BackupError('format-invalid', `a WAL header has ${WAL_HEADER_BYTES} bytes, got ${bytes.length}`);
+    throw new BackupError(
+      'format-invalid',
+      `a WAL header has ${WAL_HEADER_BYTES} bytes, got ${bytes.length}`,
+    );
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   // The server's own byte order; a repository may be read on a machine of the other one.
@@ -63,7 +66,10 @@ export function parseWalHeader(bytes: Uint8Array, expected: { segmentSize?: numb
 
   const info = view.getUint16(2, little);
   if ((info & XLP_LONG_HEADER) === 0 || (info & ~XLP_ALL_FLAGS) !== 0) {
-    throw new BackupError('format-invalid', `not the first page of a WAL segment: xlp_info is 0x${info.toString(16)}`);
+    throw new BackupError(
+      'format-invalid',
+      `not the first page of a WAL segment: xlp_info is 0x${info.toString(16)}`,
+    );
   }
   const header: WalHeader = {
     magic,
@@ -88,12 +94,19 @@ function checkHeader(header: WalHeader, segmentSize: number | undefined): void {
       `WAL segments of ${segmentSize} bytes expected, the header says ${header.segmentSize}`,
     );
   }
-  if (header.blockSize < 1024 || header.blockSize > 65_536 || !Number.isInteger(Math.log2(header.blockSize))) {
+  if (
+    header.blockSize < 1024 ||
+    header.blockSize > 65_536 ||
+    !Number.isInteger(Math.log2(header.blockSize))
+  ) {
     throw new BackupError('format-invalid', `no WAL block has ${header.blockSize} bytes`);
   }
   if (header.pageAddress % BigInt(header.segmentSize) !== 0n) {
     const address = formatLsn(header.pageAddress);
-    throw new BackupError('format-invalid', `no WAL segment begins at ${address} (${header.segmentSize} bytes each)`);
+    throw new BackupError(
+      'format-invalid',
+      `no WAL segment begins at ${address} (${header.segmentSize} bytes each)`,
+    );
   }
   if (header.timeline === 0) throw new BackupError('format-invalid', 'timeline 0 does not exist');
 }

@@ -373,6 +373,13 @@ describe('timelines', () => {
     });
   });
 
+  it('C4: a timeline with WAL whose history was lost is refused, unless one says which timeline is meant', () => {
+    const facts = { segments: archive([1, 1, 9], [2, 6, 9]) };
+    expect(refusal({}, facts).message).toContain('00000002.history');
+    expect(refusal({ backupID: '20261122T020000' }, facts).hint).toContain('--target-timeline');
+    expect(plan({ targetTLI: '1' }, facts).targetTimeline).toBe(1);
+  });
+
   it('uses no history where there is none', () => {
     const result = plan({}, { backups: [backup('20261122T050000', 3, 5)], segments: archive([3, 4, 9]) });
     expect(result.settings['recovery_target_timeline']).toBe('current');
@@ -517,12 +524,10 @@ function factsOf(it: World): Omit<RecoveryFacts, 'target'> {
         const way = lineage(it, timeline);
         return [
           timeline,
-          way
-            .slice(0, -1)
-            .map((step, index) => ({
-              timeline: step.timeline,
-              switchedAt: at((way[index + 1] as Branch).begin),
-            })),
+          way.slice(0, -1).map((step, index) => ({
+            timeline: step.timeline,
+            switchedAt: at((way[index + 1] as Branch).begin),
+          })),
         ];
       }),
     ),

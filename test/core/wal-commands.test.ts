@@ -38,8 +38,16 @@ describe('the lines for PostgreSQL', () => {
   it('S3: a path with spaces, quotes, dollars and per cents reaches the client as it is', () => {
     fc.assert(
       fc.property(text(), text(), (directory, node) => {
-        const parts = { shellClient: 'printf', socket: '/s', fullClient: [node], options: ['--pgdata', directory] };
-        const command = substitute(archiveCommand(parts), 'F', 'pg_wal/F').replace('printf push', `printf '%s\\0'`);
+        const parts = {
+          shellClient: 'printf',
+          socket: '/s',
+          fullClient: [node],
+          options: ['--pgdata', directory],
+        };
+        const command = substitute(archiveCommand(parts), 'F', 'pg_wal/F').replace(
+          'printf push',
+          `printf '%s\\0'`,
+        );
         const words = execFileSync('/bin/sh', ['-c', command]).toString().split('\0');
         expect(words).toEqual(['/s', 'pg_wal/F', node, 'wal-push', '--pgdata', directory, 'pg_wal/F', '']);
       }),

@@ -32,7 +32,15 @@ describe('the header of a WAL segment', () => {
   it('is read in the other byte order too', () => {
     const bytes = makeSegment(NAME);
     const view = new DataView(bytes.buffer);
-    for (const [offset, size] of [[0, 2], [2, 2], [4, 4], [8, 8], [24, 8], [32, 4], [36, 4]] as const) {
+    for (const [offset, size] of [
+      [0, 2],
+      [2, 2],
+      [4, 4],
+      [8, 8],
+      [24, 8],
+      [32, 4],
+      [36, 4],
+    ] as const) {
       new Uint8Array(view.buffer, offset, size).reverse();
     }
     expect(parseWalHeader(bytes)).toEqual(parseWalHeader(makeSegment(NAME)));
@@ -42,14 +50,20 @@ describe('the header of a WAL segment', () => {
     { why: 'another magic', shape: { magic: 0xd101 }, message: /0xD101/ },
     { why: 'a short header', shape: { info: 0 }, message: /not the first page/ },
     { why: 'an unknown flag', shape: { info: 0x12 }, message: /not the first page/ },
-    { why: 'a page from the middle', shape: { pageAddress: 8192n }, message: /no WAL segment begins at 0\/2000/ },
+    {
+      why: 'a page from the middle',
+      shape: { pageAddress: 8192n },
+      message: /no WAL segment begins at 0\/2000/,
+    },
     { why: 'timeline 0', shape: { timeline: 0 }, message: /timeline 0/ },
   ])('A4: is refused with $why', ({ shape, message }) => {
     expect(() => parseWalHeader(makeSegment(NAME, shape))).toThrow(message);
   });
 
   it('A4: is refused when the segments have another size than expected', () => {
-    expect(() => parseWalHeader(makeSegment(NAME), { segmentSize: 16 * MiB })).toThrow(/16777216 bytes expected/);
+    expect(() => parseWalHeader(makeSegment(NAME), { segmentSize: 16 * MiB })).toThrow(
+      /16777216 bytes expected/,
+    );
   });
 
   it('never reads beyond what it is given', () => {
@@ -69,12 +83,19 @@ describe('a segment and its name', () => {
   it('A4: fit for every timeline, number and size', () => {
     const sizes = fc.constantFrom(MiB, 2 * MiB, 16 * MiB);
     fc.assert(
-      fc.property(sizes, fc.integer({ min: 1, max: 0xffff_ffff }), fc.nat(1 << 24), (segmentSize, timeline, number) => {
-        const name = segmentName(timeline, BigInt(number), segmentSize);
-        expect(identifySegment(segment(name), makeSegment(name, { segmentSize })).timeline).toBe(timeline);
-        const next = segmentName(timeline, BigInt(number) + 1n, segmentSize);
-        expect(() => identifySegment(segment(next), makeSegment(name, { segmentSize }))).toThrow(/expected/);
-      }),
+      fc.property(
+        sizes,
+        fc.integer({ min: 1, max: 0xffff_ffff }),
+        fc.nat(1 << 24),
+        (segmentSize, timeline, number) => {
+          const name = segmentName(timeline, BigInt(number), segmentSize);
+          expect(identifySegment(segment(name), makeSegment(name, { segmentSize })).timeline).toBe(timeline);
+          const next = segmentName(timeline, BigInt(number) + 1n, segmentSize);
+          expect(() => identifySegment(segment(next), makeSegment(name, { segmentSize }))).toThrow(
+            /expected/,
+          );
+        },
+      ),
       { numRuns: 20 },
     );
   });
@@ -102,6 +123,8 @@ describe('a segment and its name', () => {
   });
 
   it('A4: do not fit with a page of a later timeline', () => {
-    expect(() => identifySegment(segment(NAME), makeSegment(NAME, { timeline: 3 }))).toThrow(/later than its name/);
+    expect(() => identifySegment(segment(NAME), makeSegment(NAME, { timeline: 3 }))).toThrow(
+      /later than its name/,
+    );
   });
 });

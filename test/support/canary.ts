@@ -33,23 +33,23 @@ export interface Canary {
 }
 
 /**
- * Starts a canary in table `canary` of database `postgres`.
+ * Starts a canary in a table of database `postgres`, by default `canary`; one writer a table.
  *
  * @param options.gapMs from one acknowledgement to the next row, at least; long enough to lie in
  */
 export async function startCanary(
   postgres: Postgres,
-  { gapMs = 60 }: { gapMs?: number } = {},
+  { gapMs = 60, table = 'canary' }: { gapMs?: number; table?: string } = {},
 ): Promise<Canary> {
   const client = await postgres.connect();
-  await client.query('CREATE TABLE IF NOT EXISTS canary (id bigint PRIMARY KEY, at timestamptz NOT NULL)');
+  await client.query(`CREATE TABLE IF NOT EXISTS ${table} (id bigint PRIMARY KEY, at timestamptz NOT NULL)`);
   const commits: Commit[] = [];
   let stopping = false;
 
   const commitOne = async (id: number): Promise<void> => {
     await client.query('BEGIN');
     const { rows } = await client.query<{ xid: string; sent: string }>(
-      `INSERT INTO canary VALUES ($1, clock_timestamp())
+      `INSERT INTO ${table} VALUES ($1, clock_timestamp())
        RETURNING pg_current_xact_id()::text AS xid, extract(epoch FROM clock_timestamp()) * 1000 AS sent`,
       [id],
     );
@@ -95,8 +95,8 @@ export async function startCanary(
 }
 
 /** The ids that a server has, in order: to be compared with the commits that were acknowledged. */
-export async function readCanary(postgres: Postgres): Promise<number[]> {
-  const rows = await postgres.psql<{ id: string }>('SELECT id FROM canary ORDER BY id');
+export async function readCanary(postgres: Pick<Postgres, 'psql'>, table = 'canary'): Promise<number[]> {
+  const rows = await postgres.psql<{ id: string }>(`SELECT id FROM ${table} ORDER BY id`);
   return rows.map(({ id }) => Number(id));
 }
 
@@ -108,9 +108,13 @@ export function idsUpTo(last: number): number[] {
 /**
  * Load beside the canary: pgbench, two clients, until it is stopped.
  *
+ * @param options.transactionsPerSecond by default as many as it can: that leaves little of the processors to others
  * @returns `undefined` where no PostgreSQL of this host has a pgbench
  */
-export async function startLoad(postgres: Postgres, { clients = 2 } = {}): Promise<Process | undefined> {
+export async function startLoad(
+  postgres: Postgres,
+  { clients = 2, transactionsPerSecond }: { clients?: number; transactionsPerSecond?: number } = {},
+): Promise<Process | undefined> {
   const candidates = [postgres.major, ...availableMajors().toReversed()].map((major) =>
     join(postgresBin(major), 'pgbench'),
   );
@@ -118,5 +122,6 @@ export async function startLoad(postgres: Postgres, { clients = 2 } = {}): Promi
   if (pgbench === undefined) return undefined;
   const options = { user: serverUser, env: { ...process.env, ...postgres.environment } };
   await runSuccessfully(pgbench, ['--initialize', '--scale=1', '--quiet'], options);
-  return startProcess(pgbench, [`--client=${clients}`, '--time=3600', '--no-vacuum'], options);
+  const pace = transactionsPerSecond === undefined ? [] : [`--rate=${transactionsPerSecond}`];
+  return startProcess(pgbench, [`--client=${clients}`, '--time=3600', '--no-vacuum', ...pace], options);
 }

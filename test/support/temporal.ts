@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
 import { onCleanUp } from './cleanup.ts';
@@ -21,6 +22,8 @@ export interface TemporalServer {
   kill9(): Promise<void>;
   /** Again, on the same ports and with the same state. */
   start(): Promise<void>;
+  /** Forgets all it knew, as with its disk lost; only while it is stopped. */
+  deleteState(): void;
 }
 
 const SEARCH_ATTRIBUTES = [
@@ -94,6 +97,9 @@ export async function startTemporal({
     },
     async kill9() {
       await server?.kill9();
+    },
+    deleteState() {
+      for (const suffix of ['', '-shm', '-wal']) rmSync(`${database}${suffix}`, { force: true });
     },
   };
 }

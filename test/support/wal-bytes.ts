@@ -25,7 +25,11 @@ export function makeSegment(name: string, shape: SegmentShape = {}): Uint8Array 
   view.setUint16(0, magic, true);
   view.setUint16(2, info, true);
   view.setUint32(4, shape.timeline ?? timelineOf(name.slice(0, 24) as SegmentName), true);
-  view.setBigUint64(8, shape.pageAddress ?? segmentStart(name.slice(0, 24) as SegmentName, segmentSize), true);
+  view.setBigUint64(
+    8,
+    shape.pageAddress ?? segmentStart(name.slice(0, 24) as SegmentName, segmentSize),
+    true,
+  );
   view.setBigUint64(24, systemId, true);
   view.setUint32(32, segmentSize, true);
   view.setUint32(36, 8192, true);

@@ -6,7 +6,11 @@ export const SYSTEM_ID = '7711125222447432971';
 /** A segment of PostgreSQL 15 with a valid long header and no records: what stores and archives can judge. */
 export function makeSegment(
   name: string,
-  { systemId = SYSTEM_ID, segmentSize = MiB, timeline }: { systemId?: string; segmentSize?: number; timeline?: number } = {},
+  {
+    systemId = SYSTEM_ID,
+    segmentSize = MiB,
+    timeline,
+  }: { systemId?: string; segmentSize?: number; timeline?: number } = {},
 ): Uint8Array {
   const segment = name.slice(0, 24) as SegmentName;
   const bytes = Buffer.alloc(segmentSize);
