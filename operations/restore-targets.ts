@@ -32,6 +32,22 @@ export interface RestoreTarget {
   readonly name?: string;
 }
 
+/** What restores of this very process are filling: a marker names the process, not which of its restores. */
+const filling = new Set<string>();
+
+/** Runs `work` while the targets count as being filled by this process. */
+export async function whileFilling<Result>(
+  targets: readonly RestoreTarget[],
+  work: () => Promise<Result>,
+): Promise<Result> {
+  for (const { directory } of targets) filling.add(directory);
+  try {
+    return await work();
+  } finally {
+    for (const { directory } of targets) filling.delete(directory);
+  }
+}
+
 /** In every directory a restore is filling; it says that whatever is there was made by that restore. */
 export const RESTORE_MARKER = '.walkeep-restore';
 
@@ -194,7 +210,7 @@ function refuseOthersMarker(directory: string, backupId: string): void {
   if (marker === undefined) {
     throw new BackupError('directory-not-empty', `${directory} holds a ${RESTORE_MARKER} that can't be read`);
   }
-  if (isAlive(marker)) {
+  if (isAlive(marker, directory)) {
     throw new BackupError(
       'directory-not-empty',
       `another restore (process ${marker.pid}) is filling ${directory}`,
@@ -238,9 +254,10 @@ function readMarker(directory: string): Marker | undefined {
   }
 }
 
-function isAlive({ host, pid, processStart }: Marker): boolean {
+function isAlive({ host, pid, processStart }: Marker, directory: string): boolean {
   if (host !== hostname()) return false;
-  if (pid === process.pid) return true;
+  // An earlier restore of this process that failed is no obstacle: whoever tries again finishes it.
+  if (pid === process.pid) return filling.has(directory);
   try {
     process.kill(pid, 0);
   } catch (error) {

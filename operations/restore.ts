@@ -17,6 +17,7 @@ import {
   chooseOwner,
   chooseTargets,
   markTargets,
+  whileFilling,
   type RestoreTarget,
 } from './restore-targets.ts';
 import type { UnpackTask } from './unpack-part.ts';
@@ -111,19 +112,24 @@ export async function restore(
   const tasks = plannedTasks(parts, targets, record, owner);
   checkRoom(targets, ({ area }) => neededBytes(tasks.filter((task) => task.area === area)));
 
-  failpoint('restore.before-write');
-  markTargets(targets, backupId, owner, (ports.now ?? (() => new Date()))());
   const totalBytes = tasks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  const unpacked = await unpackParts(tasks, {
-    jobs: request.jobs ?? DEFAULT_JOBS,
-    store: ports.store,
-    openStore: repository.store,
-    signal,
-    onProgress: (doneBytes) => onProgress({ phase: 'restoring', doneBytes, totalBytes }),
+  const { unpacked, finished } = await whileFilling(targets, async () => {
+    failpoint('restore.before-write');
+    markTargets(targets, backupId, owner, (ports.now ?? (() => new Date()))());
+    const parts = await unpackParts(tasks, {
+      jobs: request.jobs ?? DEFAULT_JOBS,
+      store: ports.store,
+      openStore: repository.store,
+      signal,
+      onProgress: (doneBytes) => onProgress({ phase: 'restoring', doneBytes, totalBytes }),
+    });
+    failpoint('restore.unpacked');
+    onProgress({ phase: 'finishing', doneBytes: totalBytes, totalBytes });
+    return {
+      unpacked: parts,
+      finished: await finishRestore({ ports, request, info, targets, unpacked: parts, owner, signal }),
+    };
   });
-  failpoint('restore.unpacked');
-  onProgress({ phase: 'finishing', doneBytes: totalBytes, totalBytes });
-  const finished = await finishRestore({ ports, request, info, targets, unpacked, owner, signal });
   onProgress({ phase: 'done', doneBytes: totalBytes, totalBytes });
   return {
     backupId,

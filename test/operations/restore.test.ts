@@ -392,6 +392,28 @@ describe('an interrupted restore', () => {
     expect(existsSync(join(target, RESTORE_MARKER))).toBe(false);
   });
 
+  it('F2: the same process begins it anew too, as a worker that tries again does', async () => {
+    await put({ tars: { 'data.tar': dataMembers(), 'data_0001.tar': [['base/5/16385', 'more']] } });
+    await expect(
+      run({ faults: [{ on: 'get', matching: 'data_0001', does: 'error', code: 'access-denied' }] }),
+    ).rejects.toMatchObject({ code: 'access-denied' });
+    await run();
+    expect(read('base/5/16385')).toBe('more');
+  });
+
+  it('F1: but not while the first one still goes on in this process', async () => {
+    await put();
+    const controller = new AbortController();
+    const first = run({
+      signal: controller.signal,
+      faults: [{ on: 'get', matching: 'data.tar', does: 'stall' }],
+    });
+    while (!existsSync(join(target, RESTORE_MARKER))) await new Promise((resolve) => setTimeout(resolve, 5));
+    await expect(run()).rejects.toMatchObject({ message: expect.stringContaining('another restore') });
+    controller.abort(new Error('stopped'));
+    await expect(first).rejects.toThrow('stopped');
+  });
+
   it('C2: by an abort ends as such', async () => {
     await put();
     const controller = new AbortController();
