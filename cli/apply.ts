@@ -1,6 +1,10 @@
-import { WithStartWorkflowOperation, WorkflowExecutionAlreadyStartedError, WorkflowUpdateFailedError } from '@temporalio/client';
+import {
+  WithStartWorkflowOperation,
+  WorkflowExecutionAlreadyStartedError,
+  WorkflowUpdateFailedError,
+} from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
-import { Command, Option } from 'commander';
+import { Command } from 'commander';
 import { BackupError, ERRORS, isBackupError, type ErrorCode } from '../core/errors.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
@@ -68,7 +72,9 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
   for (const problem of loaded.problems) note(formatProblem(problem));
   if (hasErrors(loaded.problems)) {
     const errors = loaded.problems.filter(({ severity }) => severity === 'error').length;
-    note(`walkeep: ${errors} ${errors === 1 ? 'error' : 'errors'}: none of ${loaded.count} documents was applied, nothing was changed`);
+    note(
+      `walkeep: ${errors} ${errors === 1 ? 'error' : 'errors'}: none of ${loaded.count} documents was applied, nothing was changed`,
+    );
     return EXIT.manifestRefused;
   }
   const plan = planOf(loaded.documents);
@@ -88,13 +94,20 @@ type Of<Kind extends LoadedDocument['kind']> = Extract<LoadedDocument, { kind: K
 /** What is to be done, by whom: secrets stay here, each keeper gets its cluster and that cluster's Backups. */
 interface ApplyPlan {
   readonly secrets: readonly Of<'Secret'>[];
-  readonly keepers: readonly { readonly namespace: string; readonly cluster: string; readonly input: ApplyInput }[];
+  readonly keepers: readonly {
+    readonly namespace: string;
+    readonly cluster: string;
+    readonly input: ApplyInput;
+  }[];
   /** Kinds that are kept on this host until a later version acts on them. */
   readonly kept: readonly LoadedDocument[];
 }
 
 function planOf(documents: readonly LoadedDocument[]): ApplyPlan {
-  const keepers = new Map<string, { namespace: string; cluster: string; manifest?: ClusterManifest; backups: BackupManifest[] }>();
+  const keepers = new Map<
+    string,
+    { namespace: string; cluster: string; manifest?: ClusterManifest; backups: BackupManifest[] }
+  >();
   const keeperOf = (namespace: string, cluster: string) => {
     const id = `${namespace}/${cluster}`;
     const found = keepers.get(id) ?? { namespace, cluster, backups: [] };
@@ -140,11 +153,19 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   const temporal = plan.keepers.length > 0 ? await host.temporal() : undefined;
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
-    say('secret', metadata.name, `${outcome === 'changed' ? 'configured' : outcome} (kept on this host: ${directory})`);
+    say(
+      'secret',
+      metadata.name,
+      `${outcome === 'changed' ? 'configured' : outcome} (kept on this host: ${directory})`,
+    );
   }
   for (const document of plan.kept) {
     const outcome = await keep(host, document);
-    say(document.kind.toLowerCase(), document.manifest.metadata.name, `${outcome}; this version does not act on it yet`);
+    say(
+      document.kind.toLowerCase(),
+      document.manifest.metadata.name,
+      `${outcome}; this version does not act on it yet`,
+    );
   }
   if (!temporal) return;
   for (const { namespace, cluster, input } of plan.keepers) {
@@ -218,14 +239,19 @@ function explained(error: unknown, cluster: string): unknown {
   if (error instanceof WorkflowUpdateFailedError && error.cause instanceof ApplicationFailure) {
     const { type, message, details } = error.cause;
     const [hint] = details ?? [];
-    const code = type !== undefined && type !== null && type in ERRORS ? (type as ErrorCode) : 'manifest-invalid';
+    const code =
+      type !== undefined && type !== null && type in ERRORS ? (type as ErrorCode) : 'manifest-invalid';
     return new BackupError(code, message, { cause: error, ...(typeof hint === 'string' && { hint }) });
   }
   if (isBackupError(error, 'temporal-unavailable')) {
-    return new BackupError('worker-missing', `nobody took up the manifest of ${cluster} within ${UPDATE_MS / 1000} s`, {
-      cause: error,
-      hint: 'start walkeep worker next to the database, then apply again; what was taken up is not lost, and applying twice does no harm',
-    });
+    return new BackupError(
+      'worker-missing',
+      `nobody took up the manifest of ${cluster} within ${UPDATE_MS / 1000} s`,
+      {
+        cause: error,
+        hint: 'start walkeep worker next to the database, then apply again; what was taken up is not lost, and applying twice does no harm',
+      },
+    );
   }
   return error;
 }

@@ -1,11 +1,14 @@
-import { WorkflowExecutionAlreadyStartedError, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import {
+  WorkflowExecutionAlreadyStartedError,
+  WorkflowFailedError,
+  type WorkflowHandle,
+} from '@temporalio/client';
 import { ApplicationFailure, defaultPayloadConverter, type Payload } from '@temporalio/common';
 import { Command, Option } from 'commander';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BackupStatus } from '../core/backup-status.ts';
 import { BackupError, ERRORS, messageOf, type ErrorCode } from '../core/errors.ts';
 import {
-  backupStatusQuery,
   backupWorkflowId,
   WORKFLOW,
   WORKFLOW_QUEUE,
@@ -30,7 +33,9 @@ interface BackupOptions {
 export function backupCommand(): Command {
   return new Command('backup')
     .summary('take a base backup of a cluster now')
-    .description('Starts the workflow baseBackup. With --wait it shows the progress and ends when the backup has.')
+    .description(
+      'Starts the workflow baseBackup. With --wait it shows the progress and ends when the backup has.',
+    )
     .argument('<cluster>', 'NAME or NAMESPACE/NAME')
     .addOption(namespaceOption())
     .option('--name <name>', "the Backup's name (default: CLUSTER-YYYYMMDDhhmmss)")
@@ -43,7 +48,7 @@ export function backupCommand(): Command {
       '\nExamples:\n  walkeep backup production-postgres --wait\n' +
         '  walkeep backup production-postgres --name before-migration --immediate-checkpoint --wait -o json\n\n' +
         'The same by Temporal alone:\n' +
-        "  temporal workflow start --type baseBackup --task-queue walkeep -w backup/default/by-hand \\\n" +
+        '  temporal workflow start --type baseBackup --task-queue walkeep -w backup/default/by-hand \\\n' +
         '      --input \'{"cluster":"production-postgres"}\'\n',
     )
     .action(async (argument: string, options: BackupOptions) => {
@@ -85,7 +90,9 @@ async function takeBackup(temporal: TemporalClient, options: BackupOptions, clus
       }),
   );
   if (!options.wait) {
-    process.stdout.write(options.output === 'json' ? `${JSON.stringify({ name, workflowId })}\n` : `backup/${name} started\n`);
+    process.stdout.write(
+      options.output === 'json' ? `${JSON.stringify({ name, workflowId })}\n` : `backup/${name} started\n`,
+    );
     if (options.output === undefined) {
       note(`it goes on without this command; see: walkeep get backups -n ${options.namespace} -w`);
     }
@@ -110,7 +117,8 @@ async function waitForBackup(temporal: TemporalClient, handle: WorkflowHandle): 
         if (report) bar.update(report);
       } catch (error) {
         if (!(error instanceof BackupError) || error.code !== 'temporal-unavailable') throw error;
-        if (!away) note(`walkeep: ${error.message}; the backup goes on, this command waits until Temporal is back`);
+        if (!away)
+          note(`walkeep: ${error.message}; the backup goes on, this command waits until Temporal is back`);
         away = true;
       }
       await delay(POLL_MS);
@@ -131,7 +139,8 @@ function progressIn(
     const payload = heartbeatDetails?.payloads?.[0];
     if (!payload) continue;
     const details: unknown = defaultPayloadConverter.fromPayload(payload);
-    const progress = typeof details === 'object' && details !== null && 'progress' in details ? details.progress : details;
+    const progress =
+      typeof details === 'object' && details !== null && 'progress' in details ? details.progress : details;
     if (isProgress(progress)) return progress;
   }
   return undefined;
@@ -171,7 +180,9 @@ function printEnd(status: BackupStatus, name: string, output: BackupOptions['out
 
 function summaryOf(status: BackupStatus): string {
   const took =
-    status.startedAt && status.stoppedAt ? formatDuration(Date.parse(status.stoppedAt) - Date.parse(status.startedAt)) : '';
+    status.startedAt && status.stoppedAt
+      ? formatDuration(Date.parse(status.stoppedAt) - Date.parse(status.startedAt))
+      : '';
   const parts = [
     status.backupId ? `id ${status.backupId}` : '',
     took ? `in ${took}` : '',
@@ -184,4 +195,3 @@ function summaryOf(status: BackupStatus): string {
 function compactTime(time: Date): string {
   return time.toISOString().replaceAll(/[-:T]/g, '').slice(0, 14);
 }
-

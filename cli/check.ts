@@ -30,18 +30,28 @@ export function checkCommand(): Command {
     .option('--pgdata <directory>', 'the data directory (default: as PostgreSQL says)')
     .addOption(stateOption())
     .addOption(outputOption(['json']))
-    .addHelpText('after', '\nExamples:\n  walkeep check production-postgres\n  walkeep check production-postgres -o json\n')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  walkeep check production-postgres\n  walkeep check production-postgres -o json\n',
+    )
     .action(async (argument: string, options: CheckOptions) => {
       const reference = parseClusterArgument(argument);
       await withHost(options, async (host) => {
         const items = await check(host, reference.namespace ?? options.namespace, reference.cluster, options);
-        process.stdout.write(options.output === 'json' ? `${JSON.stringify(items, undefined, 2)}\n` : formatItems(items));
+        process.stdout.write(
+          options.output === 'json' ? `${JSON.stringify(items, undefined, 2)}\n` : formatItems(items),
+        );
         if (items.some(({ state }) => state === 'problem')) process.exitCode = EXIT.findings;
       });
     });
 }
 
-async function check(host: Host, namespace: string, cluster: string, options: CheckOptions): Promise<CheckItem[]> {
+async function check(
+  host: Host,
+  namespace: string,
+  cluster: string,
+  options: CheckOptions,
+): Promise<CheckItem[]> {
   const { manifest } = await findCluster(host, namespace, cluster);
   const signal = AbortSignal.timeout(120_000);
   const settings = connectionFromEnvironment(process.env);
@@ -75,7 +85,9 @@ async function check(host: Host, namespace: string, cluster: string, options: Ch
   );
 }
 
-async function askDataDirectory(connectPostgres: () => ReturnType<typeof connect>): Promise<string | undefined> {
+async function askDataDirectory(
+  connectPostgres: () => ReturnType<typeof connect>,
+): Promise<string | undefined> {
   try {
     const client = await connectPostgres();
     try {

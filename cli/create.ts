@@ -18,9 +18,7 @@ interface SecretOptions {
 export function createCommand(): Command {
   return new Command('create')
     .summary('create a secret on this host')
-    .addCommand(
-      new Command('secret').summary('create a secret on this host').addCommand(createGeneric()),
-    );
+    .addCommand(new Command('secret').summary('create a secret on this host').addCommand(createGeneric()));
 }
 
 function createGeneric(): Command {
@@ -33,7 +31,10 @@ function createGeneric(): Command {
     .argument('<name>', 'the name manifests refer to')
     .addOption(namespaceOption())
     .option('--from-file <[key=]path...>', 'a value from a file; without a key its name is the key')
-    .option('--from-literal <key=value...>', 'a value as written (it shows in the process list: prefer --from-file)')
+    .option(
+      '--from-literal <key=value...>',
+      'a value as written (it shows in the process list: prefer --from-file)',
+    )
     .addOption(stateOption())
     .addHelpText(
       'after',
@@ -43,13 +44,17 @@ function createGeneric(): Command {
     .action(async (name: string, options: SecretOptions) => {
       const values = new Map<string, Secret>();
       const add = (key: string, value: Secret) => {
-        if (values.has(key)) throw new BackupError('usage', `the key ${key} is given twice`, { hint: 'give it once' });
+        if (values.has(key))
+          throw new BackupError('usage', `the key ${key} is given twice`, { hint: 'give it once' });
         values.set(key, value);
       };
       for (const literal of options.fromLiteral ?? []) {
         const at = literal.indexOf('=');
         // The text is not shown: it may be the value.
-        if (at < 1) throw new BackupError('usage', '--from-literal takes KEY=VALUE', { hint: 'put the key and = before the value' });
+        if (at < 1)
+          throw new BackupError('usage', '--from-literal takes KEY=VALUE', {
+            hint: 'put the key and = before the value',
+          });
         add(literal.slice(0, at), new Secret(literal.slice(at + 1)));
       }
       for (const source of options.fromFile ?? []) {
@@ -58,10 +63,16 @@ function createGeneric(): Command {
         add(at < 0 ? basename(path) : source.slice(0, at), await readValue(path));
       }
       if (values.size === 0) {
-        throw new BackupError('usage', 'a secret needs at least one key', { hint: 'give --from-file or --from-literal' });
+        throw new BackupError('usage', 'a secret needs at least one key', {
+          hint: 'give --from-file or --from-literal',
+        });
       }
       await withHost(options, async (host) => {
-        const { outcome, directory } = await host.state.createSecret({ namespace: options.namespace, name, values });
+        const { outcome, directory } = await host.state.createSecret({
+          namespace: options.namespace,
+          name,
+          values,
+        });
         const word = outcome === 'changed' ? 'configured' : outcome;
         process.stdout.write(`secret/${name} ${word} (kept on this host: ${directory})\n`);
       });
@@ -73,8 +84,11 @@ async function readValue(path: string): Promise<Secret> {
   try {
     bytes = await readFile(path);
   } catch (error) {
-    throw new BackupError('usage', `can't read ${path}: ${messageOf(error)}`, { hint: 'check the path and its rights' });
+    throw new BackupError('usage', `can't read ${path}: ${messageOf(error)}`, {
+      hint: 'check the path and its rights',
+    });
   }
-  if (bytes.length > MAX_SECRET_BYTES) throw new BackupError('usage', `${path} is larger than 1 MiB`, { hint: 'is it the right file?' });
+  if (bytes.length > MAX_SECRET_BYTES)
+    throw new BackupError('usage', `${path} is larger than 1 MiB`, { hint: 'is it the right file?' });
   return new Secret(bytes);
 }

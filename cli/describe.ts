@@ -17,7 +17,9 @@ interface DescribeOptions {
 
 /** `walkeep describe` */
 export function describeCommand(): Command {
-  return new Command('describe').summary('show one backup with all that is known of it').addCommand(describeBackup());
+  return new Command('describe')
+    .summary('show one backup with all that is known of it')
+    .addCommand(describeBackup());
 }
 
 function describeBackup(): Command {
@@ -26,16 +28,23 @@ function describeBackup(): Command {
     .argument('<name>', "the Backup's name, or a backup id")
     .addOption(namespaceOption())
     .addOption(stateOption())
-    .addHelpText('after', '\nExamples:\n  walkeep describe backup before-migration\n  walkeep describe backup 20261124T020000\n')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  walkeep describe backup before-migration\n  walkeep describe backup 20261124T020000\n',
+    )
     .action(async (name: string, options: DescribeOptions) => {
       await withHost(options, async (host) => {
         const { backups, silent } = await findBackups(host, options.namespace);
         for (const source of silent) note(`walkeep: not asked: ${source}`);
         const found = backups.filter((backup) => backup.name === name || backup.status.backupId === name);
         if (found.length === 0) {
-          throw new BackupError('backup-unknown', `there is no Backup "${name}" in namespace ${options.namespace}`);
+          throw new BackupError(
+            'backup-unknown',
+            `there is no Backup "${name}" in namespace ${options.namespace}`,
+          );
         }
-        for (const backup of found) process.stdout.write(formatBackup(backup, await readDetails(host, backup)));
+        for (const backup of found)
+          process.stdout.write(formatBackup(backup, await readDetails(host, backup)));
       });
     });
 }
@@ -78,10 +87,20 @@ function formatBackup(backup: ListedBackup, { record, objects }: Details): strin
     ['PostgreSQL', status.majorVersion === undefined ? undefined : String(status.majorVersion)],
     ['WAL', status.beginWal && status.endWal ? `${status.beginWal} to ${status.endWal}` : undefined],
     ['LSN', status.beginLSN && status.endLSN ? `${status.beginLSN} to ${status.endLSN}` : undefined],
-    ['Destination', status.destinationPath ? `${status.destinationPath} (server ${status.serverName ?? ''})` : undefined],
+    [
+      'Destination',
+      status.destinationPath ? `${status.destinationPath} (server ${status.serverName ?? ''})` : undefined,
+    ],
     ['Keep', backup.keep],
     ['Page checksums', record ? checksumsOf(record) : undefined],
-    ['Integrity', record ? 'SHA-256 of every part, and PostgreSQL’s backup_manifest' : objects ? 'no record of walkeep: taken by another tool' : undefined],
+    [
+      'Integrity',
+      record
+        ? 'SHA-256 of every part, and PostgreSQL’s backup_manifest'
+        : objects
+          ? 'no record of walkeep: taken by another tool'
+          : undefined,
+    ],
     ['Readable by', objects && readableBy(objects)],
     ['Workflow', backup.heardFrom === 'motion' ? backupWorkflowId(backup.namespace, backup.name) : undefined],
   ];
@@ -112,14 +131,17 @@ function endOf({ status }: ListedBackup): string | undefined {
 function checksumsOf({ pageChecksumFailures }: BackupRecord): string {
   if (pageChecksumFailures.length === 0) return 'no bad page was found';
   const pages = pageChecksumFailures.reduce((sum, { blocks }) => sum + blocks.length, 0);
-  const files = pageChecksumFailures.slice(0, 3).map(({ path, blocks }) => `${path} block ${blocks.slice(0, 3).join(', ')}`);
+  const files = pageChecksumFailures
+    .slice(0, 3)
+    .map(({ path, blocks }) => `${path} block ${blocks.slice(0, 3).join(', ')}`);
   return `${pages} bad ${pages === 1 ? 'page' : 'pages'}: ${files.join('; ')}${pageChecksumFailures.length > 3 ? '; …' : ''}`;
 }
 
 /** Which stock tools can restore it, by the codecs of its parts. */
 function readableBy({ parts }: BackupObjects): string {
   const codecs = new Set(parts.map(({ codec }) => codec));
-  if (codecs.has('zstd')) return 'walkeep; barman-cloud from 3.20 on (not by CloudNativePG, which has an older one)';
+  if (codecs.has('zstd'))
+    return 'walkeep; barman-cloud from 3.20 on (not by CloudNativePG, which has an older one)';
   if (codecs.has('lz4')) return 'walkeep, CloudNativePG, barman-cloud from 3.18 on';
   return 'walkeep, CloudNativePG, barman-cloud';
 }

@@ -26,7 +26,10 @@ interface GetOptions {
 
 /** `walkeep get` */
 export function getCommand(): Command {
-  return new Command('get').summary('list clusters or backups').addCommand(getBackups()).addCommand(getClusters());
+  return new Command('get')
+    .summary('list clusters or backups')
+    .addCommand(getBackups())
+    .addCommand(getClusters());
 }
 
 function getBackups(): Command {
@@ -45,7 +48,7 @@ function getBackups(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  walkeep get backups\n  walkeep get backups -l cnpg.io/cluster=production-postgres -o wide\n' +
-        "  walkeep get backups -o json | jq -r '.items[] | select(.status.phase == \"completed\") | .status.backupId'\n",
+        '  walkeep get backups -o json | jq -r \'.items[] | select(.status.phase == "completed") | .status.backupId\'\n',
     )
     .action(async (name: string | undefined, options: GetOptions) => {
       const cluster = clusterOf(options.selector);
@@ -77,7 +80,9 @@ async function list(
 ): Promise<ListedBackup[]> {
   const { backups, silent } = await findBackups(host, options.namespace, cluster);
   for (const source of silent) tell(`walkeep: not asked: ${source}`);
-  const wanted = backups.filter((backup) => name === undefined || backup.name === name || backup.status.backupId === name);
+  const wanted = backups.filter(
+    (backup) => name === undefined || backup.name === name || backup.status.backupId === name,
+  );
   if (name !== undefined && wanted.length === 0) {
     throw new BackupError('backup-unknown', `there is no Backup "${name}" in namespace ${options.namespace}`);
   }
@@ -86,7 +91,12 @@ async function list(
 
 const WATCH_MS = 2_000;
 
-async function watchBackups(host: Host, name: string | undefined, cluster: string | undefined, options: GetOptions) {
+async function watchBackups(
+  host: Host,
+  name: string | undefined,
+  cluster: string | undefined,
+  options: GetOptions,
+) {
   const shown = new Map<string, string>();
   const told = new Set<string>();
   let first = true;
@@ -119,7 +129,11 @@ function isTable(output: GetOptions['output']): boolean {
 const HEADERS = ['NAME', 'AGE', 'CLUSTER', 'METHOD', 'PHASE', 'ERROR'] as const;
 const WIDE = ['BACKUP ID', 'BEGIN WAL', 'END WAL', 'STARTED', 'ENDED', 'KEEP'] as const;
 
-function formatBackups(backups: readonly ListedBackup[], output: GetOptions['output'], single: boolean): string {
+function formatBackups(
+  backups: readonly ListedBackup[],
+  output: GetOptions['output'],
+  single: boolean,
+): string {
   const now = new Date();
   switch (output) {
     case 'json':
@@ -143,7 +157,10 @@ function formatBackups(backups: readonly ListedBackup[], output: GetOptions['out
         ]),
       );
     case undefined:
-      return formatTable(HEADERS, backups.map((backup) => cells(backup, now)));
+      return formatTable(
+        HEADERS,
+        backups.map((backup) => cells(backup, now)),
+      );
   }
 }
 
@@ -194,12 +211,16 @@ function getClusters(): Command {
     .addOption(namespaceOption())
     .addOption(outputOption(['json', 'yaml', 'wide', 'name']))
     .addOption(stateOption())
-    .addHelpText('after', '\nExamples:\n  walkeep get clusters\n  walkeep get clusters -n production -o wide\n')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  walkeep get clusters\n  walkeep get clusters -n production -o wide\n',
+    )
     .action(async (name: string | undefined, options: GetOptions) => {
       await withHost(options, async (host) => {
         const clusters = await readClusters(host, options.namespace, name);
         process.stdout.write(formatClusters(clusters, options.output, name !== undefined));
-        if (clusters.length === 0 && isTable(options.output)) note(`No clusters found in namespace ${options.namespace}.`);
+        if (clusters.length === 0 && isTable(options.output))
+          note(`No clusters found in namespace ${options.namespace}.`);
       });
     });
 }
@@ -238,13 +259,21 @@ async function withStatus(
   const status = await host
     .temporal()
     .then((temporal) =>
-      temporal.call('ask the keeper', (client) => client.workflow.getHandle(clusterWorkflowId(namespace, name)).query(clusterStatusQuery), 4_000),
+      temporal.call(
+        'ask the keeper',
+        (client) => client.workflow.getHandle(clusterWorkflowId(namespace, name)).query(clusterStatusQuery),
+        4_000,
+      ),
     )
     .catch(() => undefined);
   return { namespace, name, ...(manifest && { manifest }), ...(status && { status }) };
 }
 
-function formatClusters(clusters: readonly ListedCluster[], output: GetOptions['output'], single: boolean): string {
+function formatClusters(
+  clusters: readonly ListedCluster[],
+  output: GetOptions['output'],
+  single: boolean,
+): string {
   const objects = clusters.map(({ namespace, name, manifest, status }) => ({
     ...(manifest ?? { apiVersion: 'postgresql.cnpg.io/v1', kind: 'Cluster', metadata: { name, namespace } }),
     ...(status && { status }),
@@ -264,7 +293,11 @@ function formatClusters(clusters: readonly ListedCluster[], output: GetOptions['
       primary?.instance ?? '',
     ];
     return output === 'wide'
-      ? [...row, status?.lastSuccessfulBackup ?? '', manifest?.spec.backup?.barmanObjectStore?.destinationPath ?? '']
+      ? [
+          ...row,
+          status?.lastSuccessfulBackup ?? '',
+          manifest?.spec.backup?.barmanObjectStore?.destinationPath ?? '',
+        ]
       : row;
   });
   const headers = ['NAME', 'INSTANCES', 'READY', 'STATUS', 'PRIMARY'];
@@ -275,6 +308,7 @@ function formatClusters(clusters: readonly ListedCluster[], output: GetOptions['
 function stateOf(status: ClusterStatus | undefined): string {
   if (!status) return 'unknown: no keeper answers';
   const health = status.archiving?.health;
-  const archiving = health === undefined ? 'not archiving yet' : health === 'working' ? 'archiving' : `archiving ${health}`;
+  const archiving =
+    health === undefined ? 'not archiving yet' : health === 'working' ? 'archiving' : `archiving ${health}`;
   return status.lastSuccessfulBackup === undefined ? `${archiving}, no backup yet` : archiving;
 }

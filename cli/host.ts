@@ -2,7 +2,11 @@ import { resolve } from 'node:path';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { createSecretResolver, type SecretResolver } from '../operations/secret-resolver.ts';
-import { findStateDirectory, openStateDirectory, type StateDirectory } from '../operations/state-directory.ts';
+import {
+  findStateDirectory,
+  openStateDirectory,
+  type StateDirectory,
+} from '../operations/state-directory.ts';
 import { clusterWorkflowId, manifestQuery, type StoredManifest } from '../workflows/interface.ts';
 import { connectTemporal, type TemporalClient } from './temporal-client.ts';
 
@@ -17,7 +21,8 @@ export interface Host {
 
 /** Opens the state directory of this host; nothing is written. */
 export async function openHost(options: { readonly state?: string } = {}): Promise<Host> {
-  const stateDirectory = options.state === undefined ? await findStateDirectory(process.env) : resolve(options.state);
+  const stateDirectory =
+    options.state === undefined ? await findStateDirectory(process.env) : resolve(options.state);
   let temporal: Promise<TemporalClient> | undefined;
   return {
     state: openStateDirectory(stateDirectory),

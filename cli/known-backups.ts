@@ -30,7 +30,8 @@ const ASK_MS = 4_000;
 /** The record (repositories) and the motion (Temporal), of one cluster or of all in a namespace. */
 export async function findBackups(host: Host, namespace: string, cluster?: string): Promise<KnownBackups> {
   const silent: string[] = [];
-  const manifests = cluster === undefined ? await listClusters(host, namespace) : await manifestOf(host, namespace, cluster);
+  const manifests =
+    cluster === undefined ? await listClusters(host, namespace) : await manifestOf(host, namespace, cluster);
   const recorded: ListedBackup[] = [];
   for (const manifest of manifests) {
     try {
@@ -41,7 +42,12 @@ export async function findBackups(host: Host, namespace: string, cluster?: strin
   }
   let moving: ListedBackup[] = [];
   try {
-    moving = await readMoving(host, namespace, cluster, manifests.map(({ metadata }) => metadata.name));
+    moving = await readMoving(
+      host,
+      namespace,
+      cluster,
+      manifests.map(({ metadata }) => metadata.name),
+    );
   } catch (error) {
     silent.push(`Temporal: ${messageOf(error)}`);
   }
@@ -58,22 +64,25 @@ async function readRecorded(host: Host, manifest: ClusterManifest): Promise<List
   const signal = AbortSignal.timeout(READ_MS);
   const { namespace, name: cluster } = manifest.metadata;
   try {
-    const [entries, outcomes] = await Promise.all([listBackups(repository, signal), listOutcomes(repository, signal)]);
+    const [entries, outcomes] = await Promise.all([
+      listBackups(repository, signal),
+      listOutcomes(repository, signal),
+    ]);
     const destination = manifest.spec.backup.barmanObjectStore;
-    const fromCatalogue = entries.map((entry): ListedBackup => listedEntry(entry, namespace, cluster, destination, repository.server));
+    const fromCatalogue = entries.map((entry): ListedBackup =>
+      listedEntry(entry, namespace, cluster, destination, repository.server),
+    );
     const named = new Set(fromCatalogue.map(({ name }) => name));
     const failed = outcomes
       .filter(({ backupName, status }) => !named.has(backupName) && status['phase'] !== 'completed')
-      .map(
-        (outcome): ListedBackup => ({
-          namespace,
-          cluster,
-          name: outcome.backupName,
-          method: 'barmanObjectStore',
-          status: asStatus(outcome.status),
-          heardFrom: 'repository',
-        }),
-      );
+      .map((outcome): ListedBackup => ({
+        namespace,
+        cluster,
+        name: outcome.backupName,
+        method: 'barmanObjectStore',
+        status: asStatus(outcome.status),
+        heardFrom: 'repository',
+      }));
     return [...fromCatalogue, ...failed];
   } finally {
     await repository.close();
@@ -93,7 +102,9 @@ function listedEntry(
     cluster,
     name: info?.backupName ?? backupId,
     method: 'barmanObjectStore',
-    status: info ? statusOf(info, destination, serverName) : { phase: 'failed', backupId, error: problem ?? 'unreadable record' },
+    status: info
+      ? statusOf(info, destination, serverName)
+      : { phase: 'failed', backupId, error: problem ?? 'unreadable record' },
     heardFrom: 'repository',
     ...(keep && { keep }),
     ...(problem !== undefined && { problem }),
@@ -151,7 +162,11 @@ async function readMoving(
   // What the keepers remember: also what waits and what ended while the repository does not answer.
   for (const name of clusters) {
     const status = await temporal
-      .call('ask the keeper', (client) => client.workflow.getHandle(clusterWorkflowId(namespace, name)).query(clusterStatusQuery), ASK_MS)
+      .call(
+        'ask the keeper',
+        (client) => client.workflow.getHandle(clusterWorkflowId(namespace, name)).query(clusterStatusQuery),
+        ASK_MS,
+      )
       .catch(() => undefined);
     for (const known of status?.backups ?? []) found.push(fromKeeper(known, namespace, name));
   }
@@ -164,14 +179,23 @@ async function readMoving(
       const of = attributes.get(SEARCH_ATTRIBUTE.cluster);
       const name = attributes.get(SEARCH_ATTRIBUTE.backup);
       if (name === undefined) continue;
-      runs.push({ workflowId: run.workflowId, name, startTime: run.startTime, ...(of !== undefined && { cluster: of }) });
+      runs.push({
+        workflowId: run.workflowId,
+        name,
+        startTime: run.startTime,
+        ...(of !== undefined && { cluster: of }),
+      });
     }
     return runs;
   });
   for (const run of running) {
     if (cluster !== undefined && run.cluster !== cluster) continue;
     const status = await temporal
-      .call('ask a backup', (client) => client.workflow.getHandle(run.workflowId).query(backupStatusQuery), ASK_MS)
+      .call(
+        'ask a backup',
+        (client) => client.workflow.getHandle(run.workflowId).query(backupStatusQuery),
+        ASK_MS,
+      )
       .catch(() => undefined);
     const told: BackupStatus = status ?? { phase: 'running' };
     if (isTerminalPhase(told.phase)) continue;

@@ -30,12 +30,20 @@ export function logsCommand(): Command {
     .addOption(namespaceOption())
     .option('--runs <number>', 'how many of the newest backups and restores', '10')
     .addOption(outputOption(['json']))
-    .addHelpText('after', '\nExamples:\n  walkeep logs production-postgres\n  walkeep logs production-postgres --runs 1\n')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  walkeep logs production-postgres\n  walkeep logs production-postgres --runs 1\n',
+    )
     .action(async (argument: string, options: LogsOptions) => {
       const reference = parseClusterArgument(argument);
       const temporal = await connectTemporal();
       try {
-        const lines = await readLogs(temporal, reference.namespace ?? options.namespace, reference.cluster, options);
+        const lines = await readLogs(
+          temporal,
+          reference.namespace ?? options.namespace,
+          reference.cluster,
+          options,
+        );
         const print = options.output === 'json' ? (line: LogLine) => JSON.stringify(line) : formatLine;
         for (const line of lines) process.stdout.write(`${print(line)}\n`);
       } finally {
@@ -75,7 +83,10 @@ async function readLogs(
     return found;
   });
   if (runs.length === 0) {
-    throw new BackupError('cluster-unknown', `Temporal knows no workflow of the cluster "${namespace}/${cluster}"`);
+    throw new BackupError(
+      'cluster-unknown',
+      `Temporal knows no workflow of the cluster "${namespace}/${cluster}"`,
+    );
   }
   const lines: LogLine[] = [];
   for (const run of runs) {
@@ -87,7 +98,9 @@ async function readLogs(
   return lines.toSorted((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
 }
 
-type HistoryEvents = NonNullable<Awaited<ReturnType<ReturnType<TemporalClient['client']['workflow']['getHandle']>['fetchHistory']>>['events']>;
+type HistoryEvents = NonNullable<
+  Awaited<ReturnType<ReturnType<TemporalClient['client']['workflow']['getHandle']>['fetchHistory']>>['events']
+>;
 
 /** What people want to read of a history: steps, failures, ends. */
 function linesOf(workflow: string, events: HistoryEvents): LogLine[] {

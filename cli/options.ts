@@ -19,7 +19,10 @@ export function stateOption(): Option {
 }
 
 /** Splits `NS/NAME` or `NAME`. */
-export function parseClusterArgument(text: string): { readonly namespace?: string; readonly cluster: string } {
+export function parseClusterArgument(text: string): {
+  readonly namespace?: string;
+  readonly cluster: string;
+} {
   const parts = text.split('/');
   if (parts.length > 2 || parts.some((part) => !/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(part))) {
     throw new InvalidArgumentError(`expected NAME or NAMESPACE/NAME, got "${text}"`);

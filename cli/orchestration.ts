@@ -3,14 +3,18 @@ import { clusterQueue, clusterStatusQuery, clusterWorkflowId } from '../workflow
 import type { Host } from './host.ts';
 
 /** Whether Temporal answers, a keeper runs and somebody polls the cluster's queue. */
-export async function readOrchestration(host: Host, namespace: string, cluster: string): Promise<Orchestration> {
+export async function readOrchestration(
+  host: Host,
+  namespace: string,
+  cluster: string,
+): Promise<Orchestration> {
   const temporal = await host.temporal();
   const queue = clusterQueue(namespace, cluster);
   const pollers = await temporal.call('look at the queue', (client) =>
     client.workflowService.describeTaskQueue({
       namespace: temporal.temporalNamespace,
       taskQueue: { name: queue },
-      // TASK_QUEUE_TYPE_ACTIVITY
+      // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- TASK_QUEUE_TYPE_ACTIVITY; the enum's package is not ours to depend on
       taskQueueType: 2,
     }),
   );
@@ -19,7 +23,9 @@ export async function readOrchestration(host: Host, namespace: string, cluster: 
     return Date.now() / 1000 - seconds < 120;
   });
   const keeper = await temporal
-    .call('look at the keeper', (client) => client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).describe())
+    .call('look at the keeper', (client) =>
+      client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).describe(),
+    )
     .then(
       ({ status }) => status.name === 'RUNNING',
       (error: unknown) => {
@@ -37,7 +43,8 @@ export async function readKeeperStatus(host: Host, namespace: string, cluster: s
     .then((temporal) =>
       temporal.call(
         'ask the keeper',
-        (client) => client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).query(clusterStatusQuery),
+        (client) =>
+          client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).query(clusterStatusQuery),
         5_000,
       ),
     )

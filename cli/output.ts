@@ -3,7 +3,7 @@ import { EXIT, exitCodeOf } from './exit-codes.ts';
 
 /** Whether a person waits at the other end of standard error: progress bars are drawn only then. */
 export function isInteractive(): boolean {
-  return process.stderr.isTTY === true && process.env['CI'] === undefined;
+  return process.stderr.isTTY && process.env['CI'] === undefined;
 }
 
 /** Says on standard error what happened and what to do, in one line, and which exit code fits. */

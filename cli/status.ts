@@ -58,8 +58,18 @@ async function protectionOf(host: Host, manifest: ClusterManifest): Promise<Read
   }
 }
 
-function asJson(manifest: ClusterManifest, revision: number, read: Read, keeper: ClusterStatus | undefined): unknown {
-  const base = { cluster: manifest.metadata.name, namespace: manifest.metadata.namespace, revision, ...(keeper && { keeper }) };
+function asJson(
+  manifest: ClusterManifest,
+  revision: number,
+  read: Read,
+  keeper: ClusterStatus | undefined,
+): unknown {
+  const base = {
+    cluster: manifest.metadata.name,
+    namespace: manifest.metadata.namespace,
+    revision,
+    ...(keeper && { keeper }),
+  };
   if ('error' in read) return { ...base, repositoryError: read.error };
   const { protection } = read;
   return {
@@ -89,12 +99,19 @@ function formatStatus(
   const store = manifest.spec.backup?.barmanObjectStore;
   const lines: [string, string][] = [
     ['Cluster', `${namespace}/${name} (manifest revision ${revision})`],
-    ['Repository', store ? `${store.destinationPath} (server ${store.serverName ?? name})` : 'none in the manifest'],
-    ...('error' in read ? ([['', `could not be read: ${read.error}`]] as [string, string][]) : repositoryLines(read.protection, now)),
+    [
+      'Repository',
+      store ? `${store.destinationPath} (server ${store.serverName ?? name})` : 'none in the manifest',
+    ],
+    ...('error' in read
+      ? ([['', `could not be read: ${read.error}`]] as [string, string][])
+      : repositoryLines(read.protection, now)),
     ...keeperLines(keeper, now),
   ];
   const width = Math.max(...lines.map(([label]) => label.length)) + 2;
-  const table = lines.map(([label, value]) => `${(label ? `${label}:` : '').padEnd(width)}${value}\n`).join('');
+  const table = lines
+    .map(([label, value]) => `${(label ? `${label}:` : '').padEnd(width)}${value}\n`)
+    .join('');
   const problems = (keeper?.problems ?? []).map((problem) => `  ${problem}\n`);
   return problems.length > 0 ? `${table}\nNeeds you:\n${problems.join('')}` : table;
 }
@@ -120,11 +137,17 @@ function repositoryLines(protection: Protection, now: Date): [string, string][] 
       : 'empty',
   ]);
   if (first?.endTime) {
-    const gapText = gaps.length === 0 ? 'without a gap to the newest segment' : `with ${gaps.length} ${gaps.length === 1 ? 'gap' : 'gaps'}`;
+    const gapText =
+      gaps.length === 0
+        ? 'without a gap to the newest segment'
+        : `with ${gaps.length} ${gaps.length === 1 ? 'gap' : 'gaps'}`;
     lines.push(['Recoverable', `from ${first.endTime.toISOString()}, ${gapText}`]);
   }
   for (const gap of gaps) {
-    lines.push(['Gap', `timeline ${gap.timeline}: ${gap.firstMissing} to ${gap.lastMissing} (${gap.count} missing)`]);
+    lines.push([
+      'Gap',
+      `timeline ${gap.timeline}: ${gap.firstMissing} to ${gap.lastMissing} (${gap.count} missing)`,
+    ]);
   }
   return lines;
 }

@@ -3,13 +3,7 @@
  *
  * @see cnpg-api `status.phase` of `postgresql.cnpg.io/v1` Backup
  */
-export type BackupPhase =
-  | 'pending'
-  | 'started'
-  | 'running'
-  | 'finalizing'
-  | 'completed'
-  | 'failed';
+export type BackupPhase = 'pending' | 'started' | 'running' | 'finalizing' | 'completed' | 'failed';
 
 /** Whether nothing more will happen to a Backup in this phase. */
 export function isTerminalPhase(phase: BackupPhase): boolean {

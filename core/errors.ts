@@ -5,10 +5,16 @@
  */
 export const ERRORS = {
   // what people wrote
-  'manifest-invalid': { retryable: false, hint: 'correct the manifest and apply it again; nothing was applied' },
-  'usage': { retryable: false, hint: 'see --help' },
+  'manifest-invalid': {
+    retryable: false,
+    hint: 'correct the manifest and apply it again; nothing was applied',
+  },
+  usage: { retryable: false, hint: 'see --help' },
   'not-yet': { retryable: false, hint: 'this version of walkeep does not do that yet; nothing was changed' },
-  'cluster-unknown': { retryable: false, hint: 'apply the manifest of the Cluster first: walkeep apply -f FILE' },
+  'cluster-unknown': {
+    retryable: false,
+    hint: 'apply the manifest of the Cluster first: walkeep apply -f FILE',
+  },
   'backup-unknown': { retryable: false, hint: 'walkeep get backups lists what there is' },
   'secret-missing': {
     retryable: false,
@@ -18,7 +24,10 @@ export const ERRORS = {
   // stores
   'store-unavailable': { retryable: true, hint: 'the object store does not answer; it is tried again' },
   'store-full': { retryable: true, hint: 'make room in the store; WAL stays in pg_wal until then' },
-  'access-denied': { retryable: false, hint: 'check the credentials and the rights of this key on the bucket' },
+  'access-denied': {
+    retryable: false,
+    hint: 'check the credentials and the rights of this key on the bucket',
+  },
   'bucket-missing': { retryable: false, hint: 'create the bucket, or correct destinationPath' },
   'already-exists': { retryable: false, hint: 'the object is there already and was left as it is' },
   'object-missing': { retryable: false, hint: 'the object is not in the store' },
@@ -43,13 +52,19 @@ export const ERRORS = {
     retryable: false,
     hint: 'a file of PostgreSQL can not be read: look at the disk (dmesg) and at the rights of the worker',
   },
-  'backup-interrupted': { retryable: true, hint: 'a new attempt starts from the beginning; nothing of this one counts' },
+  'backup-interrupted': {
+    retryable: true,
+    hint: 'a new attempt starts from the beginning; nothing of this one counts',
+  },
   'backup-in-progress': { retryable: true, hint: 'another backup of this cluster is running; wait for it' },
   'backup-unusable': { retryable: false, hint: 'choose another backup' },
   // restore
   'target-unreachable': { retryable: false, hint: 'choose one of the moments named here' },
   'directory-not-empty': { retryable: false, hint: 'give an empty or new directory; nothing was written' },
-  'restore-interrupted': { retryable: true, hint: 'run the same restore again: it begins anew in the same directory' },
+  'restore-interrupted': {
+    retryable: true,
+    hint: 'run the same restore again: it begins anew in the same directory',
+  },
   'recovery-failed': { retryable: false, hint: 'the log named here says why; nothing was promoted' },
   'disk-full': { retryable: true, hint: 'make room on the file system named here' },
   // orchestration
@@ -57,8 +72,14 @@ export const ERRORS = {
     retryable: true,
     hint: 'start Temporal or set TEMPORAL_ADDRESS; archiving and restore work without it',
   },
-  'input-invalid': { retryable: false, hint: 'correct the field named here and start it again; nothing was done' },
-  'worker-missing': { retryable: true, hint: 'start walkeep worker next to the database, with this cluster and instance' },
+  'input-invalid': {
+    retryable: false,
+    hint: 'correct the field named here and start it again; nothing was done',
+  },
+  'worker-missing': {
+    retryable: true,
+    hint: 'start walkeep worker next to the database, with this cluster and instance',
+  },
   'agent-unavailable': { retryable: true, hint: 'start walkeep worker' },
   'deadline-exceeded': { retryable: true, hint: 'it took longer than it may' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;

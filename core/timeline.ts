@@ -28,7 +28,10 @@ export function parseHistory(text: string): TimelineSwitch[] {
     const timeline = Number(match[1]);
     const last = switches.at(-1);
     if (last && timeline <= last.timeline) {
-      throw new BackupError('format-invalid', `timelines must grow in a history: ${last.timeline}, then ${timeline}`);
+      throw new BackupError(
+        'format-invalid',
+        `timelines must grow in a history: ${last.timeline}, then ${timeline}`,
+      );
     }
     switches.push({ timeline, switchedAt: parseLsn(match[2] as string) });
   }
@@ -59,6 +62,8 @@ export function timelinePath(timeline: number, switches: readonly TimelineSwitch
 /** One line for people: `1 to 0/5000000, then 2`. */
 export function describePath(path: readonly TimelineStep[]): string {
   return path
-    .map((step) => (step.endsAt === undefined ? `${step.timeline}` : `${step.timeline} to ${formatLsn(step.endsAt)}`))
+    .map((step) =>
+      step.endsAt === undefined ? `${step.timeline}` : `${step.timeline} to ${formatLsn(step.endsAt)}`,
+    )
     .join(', then ');
 }

@@ -114,7 +114,11 @@ function failed(item: string, error: unknown, state: CheckItem['state'] = 'probl
   return { item, state, found: messageOf(error), ...(hint !== undefined && { todo: hint }) };
 }
 
-function repositoryItems(ports: CheckPorts, protection: Attempt<Protection>, facts: Attempt<Facts>): CheckItem[] {
+function repositoryItems(
+  ports: CheckPorts,
+  protection: Attempt<Protection>,
+  facts: Attempt<Facts>,
+): CheckItem[] {
   if ('error' in protection) return [failed('repository', protection.error)];
   const { owner, entries } = protection.value;
   const items: CheckItem[] = [
@@ -141,7 +145,9 @@ function repositoryItems(ports: CheckPorts, protection: Attempt<Protection>, fac
       found: same
         ? `this cluster (system identifier ${owner.systemId})`
         : `another cluster: the archive's system identifier is ${owner.systemId}, PostgreSQL's is ${facts.value.server.systemId}`,
-      ...(!same && { todo: 'give this cluster a serverName of its own in the manifest; nothing was overwritten' }),
+      ...(!same && {
+        todo: 'give this cluster a serverName of its own in the manifest; nothing was overwritten',
+      }),
     });
   }
   return items;
@@ -159,7 +165,11 @@ function postgresItems(ports: CheckPorts, facts: Attempt<Facts>): CheckItem[] {
   ];
   try {
     requireSuitable(server);
-    items.push({ item: 'settings for backups', state: 'ok', found: `wal_level ${server.walLevel}, archive_mode ${server.archiveMode}` });
+    items.push({
+      item: 'settings for backups',
+      state: 'ok',
+      found: `wal_level ${server.walLevel}, archive_mode ${server.archiveMode}`,
+    });
   } catch (error) {
     items.push(failed('settings for backups', error));
   }
@@ -182,9 +192,15 @@ function archiveCommandItem(expected: readonly string[], server: ServerFacts): C
   if (expected.includes(has)) return { item, state: 'ok', found: 'as walkeep archive-command prints it' };
   const todo = `set it to what "walkeep archive-command" prints, and reload: ${expected[0] ?? ''}`;
   if (server.archiveLibrary !== '') {
-    return { item, state: 'problem', found: `archive_library is ${server.archiveLibrary}, and archive_command is not used`, todo };
+    return {
+      item,
+      state: 'problem',
+      found: `archive_library is ${server.archiveLibrary}, and archive_command is not used`,
+      todo,
+    };
   }
-  if (has === '' || has === '(disabled)') return { item, state: 'problem', found: 'not set: no WAL is archived', todo };
+  if (has === '' || has === '(disabled)')
+    return { item, state: 'problem', found: 'not set: no WAL is archived', todo };
   const ours = has.includes('wal-push');
   return {
     item,
@@ -287,13 +303,18 @@ function archiverItem(row: ArchiverRow): CheckItem {
     };
   }
   if (row.last_archived_time === null) return { item, state: 'warning', found: 'has archived nothing yet' };
-  return { item, state: 'ok', found: `last archived ${row.last_archived_wal ?? ''} at ${row.last_archived_time.toISOString()}` };
+  return {
+    item,
+    state: 'ok',
+    found: `last archived ${row.last_archived_wal ?? ''} at ${row.last_archived_time.toISOString()}`,
+  };
 }
 
 const BACKUP_AGE_HOURS = 26;
 
 function backupItems(protection: Attempt<Protection>, now: Date): CheckItem[] {
-  if ('error' in protection) return [{ item: 'base backups', state: 'unknown', found: 'the repository could not be read' }];
+  if ('error' in protection)
+    return [{ item: 'base backups', state: 'unknown', found: 'the repository could not be read' }];
   const { usable } = protection.value;
   const newest = usable.at(-1);
   if (!newest?.endTime) {
@@ -312,7 +333,9 @@ function backupItems(protection: Attempt<Protection>, now: Date): CheckItem[] {
       item: 'base backups',
       state: hours > BACKUP_AGE_HOURS ? 'warning' : 'ok',
       found: `${usable.length}; the newest, ${newest.backupId}, ended ${hours < 1 ? `${Math.round(hours * 60)} min` : `${Math.round(hours)} h`} ago`,
-      ...(hours > BACKUP_AGE_HOURS && { todo: 'take one (walkeep backup CLUSTER --wait): recovery replays all WAL since the newest' }),
+      ...(hours > BACKUP_AGE_HOURS && {
+        todo: 'take one (walkeep backup CLUSTER --wait): recovery replays all WAL since the newest',
+      }),
     },
   ];
 }

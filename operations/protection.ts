@@ -38,8 +38,13 @@ export interface Protection {
 
 /** Reads the whole catalogue and the names of all WAL. @throws BackupError when any listing fails */
 export async function readProtection(repository: Repository, signal: AbortSignal): Promise<Protection> {
-  const [entries, owner] = await Promise.all([listBackups(repository, signal), readOwner(repository, signal)]);
-  const usable = entries.map(({ info }) => info).filter((info): info is BackupInfo => info !== undefined && isUsable(info));
+  const [entries, owner] = await Promise.all([
+    listBackups(repository, signal),
+    readOwner(repository, signal),
+  ]);
+  const usable = entries
+    .map(({ info }) => info)
+    .filter((info): info is BackupInfo => info !== undefined && isUsable(info));
   const segmentSize = owner?.segmentSize ?? usable.at(-1)?.segmentSize ?? DEFAULT_SEGMENT_SIZE;
 
   const ranges = new SegmentRanges(segmentSize);
@@ -62,7 +67,10 @@ export async function readProtection(repository: Repository, signal: AbortSignal
     ...(newest && { newestSegment: newest }),
     segments,
     walBytes,
-    gaps: ranges.holes().filter((hole) => matters(hole, usable, segmentSize)).map((hole) => asGap(hole, segmentSize)),
+    gaps: ranges
+      .holes()
+      .filter((hole) => matters(hole, usable, segmentSize))
+      .map((hole) => asGap(hole, segmentSize)),
   };
 }
 

@@ -116,7 +116,7 @@ export async function restore(
   const { unpacked, finished } = await whileFilling(targets, async () => {
     failpoint('restore.before-write');
     markTargets(targets, backupId, owner, (ports.now ?? (() => new Date()))());
-    const parts = await unpackParts(tasks, {
+    const written = await unpackParts(tasks, {
       jobs: request.jobs ?? DEFAULT_JOBS,
       store: ports.store,
       openStore: repository.store,
@@ -126,8 +126,8 @@ export async function restore(
     failpoint('restore.unpacked');
     onProgress({ phase: 'finishing', doneBytes: totalBytes, totalBytes });
     return {
-      unpacked: parts,
-      finished: await finishRestore({ ports, request, info, targets, unpacked: parts, owner, signal }),
+      unpacked: written,
+      finished: await finishRestore({ ports, request, info, targets, unpacked: written, owner, signal }),
     };
   });
   onProgress({ phase: 'done', doneBytes: totalBytes, totalBytes });

@@ -50,7 +50,7 @@ import { writeParts } from './backup-pool.ts';
 import { discardBackup } from './discard-backup.ts';
 
 export type { BackupPorts, CopiedBackup, Progress, TakeBackupInput } from './backup-ports.ts';
-export { confirmBackup, type ConfirmOptions } from './confirm-backup.ts';
+export { confirmBackup } from './confirm-backup.ts';
 export { discardBackup } from './discard-backup.ts';
 export { recordBackup } from './record-backup.ts';
 

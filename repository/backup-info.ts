@@ -12,7 +12,7 @@ import { quoted, validateBackupId } from './layout.ts';
 import { parseLiteral, Tuple, type LiteralValue } from './python-literal.ts';
 import { parseRecordTime } from './record-time.ts';
 
-export type { BackupInfo, BackupInfoStatus, Tablespace } from './backup-info-fields.ts';
+export type { BackupInfo, Tablespace } from './backup-info-fields.ts';
 export { formatBackupInfo } from './backup-info-writer.ts';
 
 /** No record is larger; more is refused before it is read. */

@@ -27,11 +27,18 @@ describe('docs/cli.md', () => {
 });
 
 describe('the pages', () => {
-  const pages = ['README.md', 'CONTRIBUTING.md', ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)];
+  const pages = [
+    'README.md',
+    'CONTRIBUTING.md',
+    ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
+  ];
 
   test.for(pages.filter((page) => page.endsWith('.md')))('%s links only to what is there', (page) => {
     const text = readFileSync(join(root, page), 'utf8');
-    const links = [...text.matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)/g)].map(([, target]) => target ?? '');
-    for (const link of links) expect(existsSync(resolve(root, dirname(page), link)), `${page} → ${link}`).toBe(true);
+    const links = [...text.matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)/g)].map(
+      ([, target]) => target ?? '',
+    );
+    for (const link of links)
+      expect(existsSync(resolve(root, dirname(page), link)), `${page} → ${link}`).toBe(true);
   });
 });

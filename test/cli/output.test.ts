@@ -4,9 +4,15 @@ import { progressLine } from '../../cli/progress.ts';
 
 describe('what the command line prints', () => {
   it('tables are kubectl’s: three spaces between columns, nothing behind the last', () => {
-    expect(formatTable(['NAME', 'PHASE', 'ERROR'], [['a', 'completed', ''], ['longer-name', 'failed', 'no room']])).toBe(
-      'NAME          PHASE       ERROR\na             completed\nlonger-name   failed      no room\n',
-    );
+    expect(
+      formatTable(
+        ['NAME', 'PHASE', 'ERROR'],
+        [
+          ['a', 'completed', ''],
+          ['longer-name', 'failed', 'no room'],
+        ],
+      ),
+    ).toBe('NAME          PHASE       ERROR\na             completed\nlonger-name   failed      no room\n');
   });
 
   test.for([

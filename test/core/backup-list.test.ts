@@ -25,9 +25,10 @@ describe('one list of backups from the repository and from Temporal', () => {
     const done = listed('a', 'completed', 'motion', '2026-11-25T01:00:00Z');
     const failed = listed('a', 'failed', 'repository', '2026-11-25T01:00:00Z');
     expect(mergeBackups([failed], [done])[0]?.status.phase).toBe('completed');
-    expect(mergeBackups([{ ...done, heardFrom: 'repository' }], [{ ...failed, heardFrom: 'motion' }])[0]?.status.phase).toBe(
-      'completed',
-    );
+    expect(
+      mergeBackups([{ ...done, heardFrom: 'repository' }], [{ ...failed, heardFrom: 'motion' }])[0]?.status
+        .phase,
+    ).toBe('completed');
   });
 
   it('what runs, and what waits, is listed beside what is recorded: oldest first, waiting last', () => {

@@ -38,7 +38,9 @@ describe('WAL segment names', () => {
   });
 
   it('a name that no segment of that size can have is refused', () => {
-    expect(() => segmentNumber(parseSegmentName('000000010000000000000100'), 16 * MiB)).toThrow('can not be a segment');
+    expect(() => segmentNumber(parseSegmentName('000000010000000000000100'), 16 * MiB)).toThrow(
+      'can not be a segment',
+    );
     expect(() => parseSegmentName('00000001000000000000000a')).toThrow('not a WAL segment name');
   });
 
@@ -72,10 +74,14 @@ describe('what PostgreSQL asks to archive', () => {
     expect(parseWalFileName(name)?.kind).toBe(kind);
   });
 
-  test.for(['', 'foo', '../000000010000000000000001', '000000010000000000000001.gz', '00000001000000000000000a', 'RECOVERYXLOG'])(
-    '"%s" is no WAL file',
-    (name) => {
-      expect(parseWalFileName(name)).toBeUndefined();
-    },
-  );
+  test.for([
+    '',
+    'foo',
+    '../000000010000000000000001',
+    '000000010000000000000001.gz',
+    '00000001000000000000000a',
+    'RECOVERYXLOG',
+  ])('"%s" is no WAL file', (name) => {
+    expect(parseWalFileName(name)).toBeUndefined();
+  });
 });
