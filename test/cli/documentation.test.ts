@@ -14,7 +14,7 @@ describe('docs/cli.md', () => {
   });
 
   it('names every command of the program', () => {
-    const main = readFileSync(join(root, 'cli/main.ts'), 'utf8');
+    const main = readFileSync(join(root, 'cli/program.ts'), 'utf8');
     const names = [...main.matchAll(/^ {4}name: '([a-z-]+)',$/gm)].map(([, name]) => name ?? '');
     expect(names.length).toBeGreaterThan(10);
     for (const name of names) expect(cliPage).toContain(`\`${name}`);

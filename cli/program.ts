@@ -1,0 +1,128 @@
+import { Command, CommanderError } from 'commander';
+import { EXIT } from './exit-codes.ts';
+import { reportFailure } from './output.ts';
+import { walkeepVersion } from './version.ts';
+
+interface CommandEntry {
+  readonly name: string;
+  readonly summary: string;
+  /** Loads the command's file only when it is the one that was asked for: starting fast matters to scripts. */
+  readonly load: () => Promise<Command>;
+}
+
+/** Every command of `walkeep`, in the order `--help` lists them. */
+const COMMANDS: readonly CommandEntry[] = [
+  {
+    name: 'apply',
+    summary: 'make the manifests in files, directories or standard input true',
+    load: async () => (await import('./apply.ts')).applyCommand(),
+  },
+  {
+    name: 'get',
+    summary: 'list clusters or backups',
+    load: async () => (await import('./get.ts')).getCommand(),
+  },
+  {
+    name: 'describe',
+    summary: 'show one backup with all that is known of it',
+    load: async () => (await import('./describe.ts')).describeCommand(),
+  },
+  {
+    name: 'backup',
+    summary: 'take a base backup of a cluster now',
+    load: async () => (await import('./backup.ts')).backupCommand(),
+  },
+  {
+    name: 'restore',
+    summary: 'restore a cluster to any archived moment, from the repository alone',
+    load: async () => (await import('./restore.ts')).restoreCommand(),
+  },
+  {
+    name: 'status',
+    summary: 'what protects a cluster at this moment',
+    load: async () => (await import('./status.ts')).statusCommand(),
+  },
+  {
+    name: 'check',
+    summary: 'check, item by item, that a cluster is protected, and say what to do',
+    load: async () => (await import('./check.ts')).checkCommand(),
+  },
+  {
+    name: 'logs',
+    summary: "what a cluster's workflows have done",
+    load: async () => (await import('./logs.ts')).logsCommand(),
+  },
+  {
+    name: 'create',
+    summary: 'create a secret on this host',
+    load: async () => (await import('./create.ts')).createCommand(),
+  },
+  {
+    name: 'worker',
+    summary: 'run the worker next to a PostgreSQL',
+    load: async () => (await import('./worker.ts')).workerCommand(),
+  },
+  {
+    name: 'dev',
+    summary: 'run an embedded Temporal server with its Web UI, for trying things out',
+    load: async () => (await import('./dev.ts')).devCommand(),
+  },
+  {
+    name: 'archive-command',
+    summary: "print PostgreSQL's archive_command for this host",
+    load: async () => (await import('./archive-command.ts')).archiveCommandCommand(),
+  },
+  {
+    name: 'restore-command',
+    summary: "print PostgreSQL's restore_command for this host",
+    load: async () => (await import('./restore-command.ts')).restoreCommandCommand(),
+  },
+  {
+    name: 'wal-push',
+    summary: 'archive one WAL file (what archive_command calls)',
+    load: async () => new Command('wal-push'),
+  },
+  {
+    name: 'wal-fetch',
+    summary: 'fetch one WAL file (what restore_command calls)',
+    load: async () => new Command('wal-fetch'),
+  },
+];
+
+const FOOTER = `
+Examples:
+  walkeep apply -f production.yaml            make a manifest true
+  walkeep backup production-postgres --wait   take a base backup now
+  walkeep get backups                         what can be restored
+  walkeep restore production-postgres --target-directory /srv/restored \\
+      --target-time '2026-11-24 09:30:00+00'  a database as it was then
+
+Manifests are CloudNativePG's (Cluster, Backup, ScheduledBackup) and walkeep's own. Temporal is found by its own
+environment (TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE, temporal.toml). Exit codes: docs/cli.md.`;
+
+/** Runs one command line other than `wal-push` and `wal-fetch`. @returns the exit code */
+export async function runProgram(argv: readonly string[]): Promise<number> {
+  const [name] = argv;
+  const program = new Command('walkeep')
+    .description("PostgreSQL backups that can't get lost half-way and are proven by restoring them.")
+    .version(walkeepVersion(), '-V, --version')
+    .helpOption('-h, --help')
+    .addHelpText('after', FOOTER)
+    .showSuggestionAfterError()
+    .exitOverride();
+  for (const entry of COMMANDS) {
+    const command = entry.name === name ? await entry.load() : new Command(entry.name);
+    program.addCommand(command.description(command.description() || entry.summary).exitOverride());
+  }
+  try {
+    if (argv.length === 0) {
+      program.outputHelp();
+      return EXIT.usage;
+    }
+    await program.parseAsync(argv, { from: 'user' });
+    return typeof process.exitCode === 'number' ? process.exitCode : EXIT.ok;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    return reportFailure(error);
+  }
+}
