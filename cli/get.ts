@@ -55,10 +55,10 @@ function getBackups(): Command {
       await withHost(options, async (host) => {
         if (options.watch) return watchBackups(host, name, cluster, options);
         const backups = await list(host, name, cluster, options, note);
-        process.stdout.write(formatBackups(backups, options.output, name !== undefined));
-        if (backups.length === 0 && (options.output === undefined || options.output === 'wide')) {
-          note(`No backups found in namespace ${options.namespace}.`);
+        if (backups.length === 0 && isTable(options.output)) {
+          return note(`No backups found in namespace ${options.namespace}.`);
         }
+        process.stdout.write(formatBackups(backups, options.output, name !== undefined));
       });
     });
 }
@@ -218,9 +218,10 @@ function getClusters(): Command {
     .action(async (name: string | undefined, options: GetOptions) => {
       await withHost(options, async (host) => {
         const clusters = await readClusters(host, options.namespace, name);
+        if (clusters.length === 0 && isTable(options.output)) {
+          return note(`No clusters found in namespace ${options.namespace}.`);
+        }
         process.stdout.write(formatClusters(clusters, options.output, name !== undefined));
-        if (clusters.length === 0 && isTable(options.output))
-          note(`No clusters found in namespace ${options.namespace}.`);
       });
     });
 }
