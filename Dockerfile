@@ -19,6 +19,7 @@ COPY workflows workflows
 COPY workers workers
 COPY cli cli
 COPY scripts/walkeep scripts/grants.sql scripts/
+COPY deploy/walkeep-wal deploy/
 COPY LICENSE ./
 
 FROM postgres:${POSTGRES_MAJOR}-bookworm

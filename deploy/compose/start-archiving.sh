@@ -1,10 +1,12 @@
 #!/bin/sh
-# Runs in the worker's container, once: tells the worker what to do, and PostgreSQL whom to give its WAL to.
+# Runs in the worker's container, once: keeps the store's keys, applies the manifest, and tells PostgreSQL whom to give
+# its WAL to. The state directory is shared with the database's container, so that archiving works without the worker too.
 set -eu
+keys=$(mktemp -d)
+trap 'rm -rf "$keys"' EXIT
+printf %s "$S3_ACCESS_KEY" >"$keys/ACCESS_KEY_ID"
+printf %s "$S3_SECRET_KEY" >"$keys/SECRET_ACCESS_KEY"
+walkeep create secret generic s3-keys --from-file="$keys/ACCESS_KEY_ID" --from-file="$keys/SECRET_ACCESS_KEY"
 walkeep apply -f /etc/walkeep/cluster.yaml
-# psql quotes the line itself: it holds quotes of its own.
-psql --set=ON_ERROR_STOP=1 --set=command="$(walkeep archive-command main)" <<'SQL'
-ALTER SYSTEM SET archive_command = :'command';
-SELECT pg_reload_conf();
-SQL
+walkeep archive-command --cluster main --sql | psql --set=ON_ERROR_STOP=1
 walkeep check main

@@ -1,4 +1,4 @@
-import { chmodSync, copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runProcess } from '../support/processes.ts';
@@ -39,12 +39,13 @@ describe('scripts/walkeep', () => {
     expect({ code, passed: JSON.parse(stdout) }).toEqual({ code: 0, passed: ['get', 'a  b', '', '$x'] });
   });
 
-  it('prefers the built program', async () => {
+  it('runs the source in a clone, also beside an old build, and the build in a package', async () => {
     const clone = makeClone({ withNode: true });
     mkdirSync(join(clone, 'dist/cli'), { recursive: true });
     writeFileSync(join(clone, 'dist/cli/main.js'), `console.log('built');`);
-    const { stdout } = await runProcess(join(clone, 'scripts/walkeep'), []);
-    expect(stdout).toBe('built\n');
+    expect((await runProcess(join(clone, 'scripts/walkeep'), ['x'])).stdout).toContain('["x"]');
+    rmSync(join(clone, 'cli'), { recursive: true });
+    expect((await runProcess(join(clone, 'scripts/walkeep'), [])).stdout).toBe('built\n');
   });
 
   it('C3: without a Node that is new enough it ends with more than 125, and says what to do', async () => {
