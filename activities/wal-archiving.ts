@@ -35,6 +35,8 @@ export interface ObserveArchivingInput extends ClusterReference {
 
 export interface WalArchivingPorts {
   readArchiving(): Promise<ArchiveReport>;
+  /** Aborted when the worker begins to stop. */
+  readonly stopping?: AbortSignal;
 }
 
 /** A look every so often is enough: the archiver itself does not depend on it. */
@@ -43,10 +45,15 @@ const LOOK_EVERY_MS = 5_000;
 /** Observes the archiver of this worker's process. It does not archive: that goes on without Temporal. */
 export function createWalArchivingActivities(ports: WalArchivingPorts) {
   return {
-    /** Returns when something changed, or when the next report is due. Heartbeats carry the newest report. */
+    /**
+     * Returns when something changed, when the next report is due, and when the worker stops: it would be what the
+     * worker waits for until its grace time is over. Heartbeats carry the newest report.
+     */
     async observeArchiving(input: ObserveArchivingInput): Promise<ArchiveReport> {
       const context = Context.current();
       const signal = context.cancellationSignal;
+      const { stopping } = ports;
+      const over = stopping ? AbortSignal.any([signal, stopping]) : signal;
       const reportAt = Date.now() + input.reportSeconds * 1000;
       // An archiver that fails and works by turns costs one report in half a minute, not one a look.
       const changeCountsAt =
@@ -55,13 +62,14 @@ export function createWalArchivingActivities(ports: WalArchivingPorts) {
       let beatAt = 0;
       for (;;) {
         const report = await ports.readArchiving();
-        if (Date.now() >= reportAt || (changed(report, input) && Date.now() >= changeCountsAt)) return report;
+        const isDue = Date.now() >= reportAt || stopping?.aborted;
+        if (isDue || (changed(report, input) && Date.now() >= changeCountsAt)) return report;
         if (Date.now() >= beatAt) {
           context.heartbeat(report);
           beatAt = Date.now() + beatEveryMs;
         }
         await delay(Math.max(10, Math.min(LOOK_EVERY_MS, reportAt - Date.now())), undefined, {
-          signal,
+          signal: over,
         }).catch(() => {});
         if (signal.aborted) throw signal.reason;
       }

@@ -5,6 +5,8 @@ import {
 } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { Command } from 'commander';
+import { hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { BackupError, ERRORS, isBackupError, type ErrorCode } from '../core/errors.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
@@ -14,6 +16,7 @@ import { readManifestSources } from '../operations/read-manifests.ts';
 import {
   applyUpdate,
   backupWorkflowId,
+  clusterStatusQuery,
   clusterWorkflowId,
   previewQuery,
   WORKFLOW,
@@ -151,6 +154,12 @@ function sayResult(result: ApplyResult, suffix = ''): void {
 async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   // Before anything changes: without Temporal nothing of the manifests could be acted on.
   const temporal = plan.keepers.length > 0 ? await host.temporal() : undefined;
+  // What one of the keepers would refuse refuses all. One that does not answer is heard when its turn comes.
+  for (const { namespace, cluster, input } of temporal ? plan.keepers : []) {
+    await askKeeper(temporal as TemporalClient, namespace, cluster, input).catch((error: unknown) => {
+      if (isBackupError(error, 'manifest-invalid')) throw error;
+    });
+  }
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
     say(
@@ -170,8 +179,10 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   if (!temporal) return;
   for (const { namespace, cluster, input } of plan.keepers) {
     const result = await applyToKeeper(temporal, namespace, cluster, input);
-    if (result) sayResult(result);
-    else await startBackups(temporal, namespace, cluster, input.backups ?? []);
+    if (result) {
+      sayResult(result);
+      if (input.cluster) await waitUntilHeld(temporal, namespace, cluster, result.revision);
+    } else await startBackups(temporal, namespace, cluster, input.backups ?? []);
   }
 }
 
@@ -232,6 +243,36 @@ async function applyToKeeper(
 
 function isNotFound(error: unknown): boolean {
   return error instanceof Error && error.name === 'WorkflowNotFoundError';
+}
+
+const HELD_MS = 10_000;
+
+/**
+ * Until a worker, of this host if there is one, holds the manifest on its disk: what people run after `apply`, such as
+ * `archive-command`, reads it there. It is applied all the same when nobody takes it in time.
+ */
+async function waitUntilHeld(
+  temporal: TemporalClient,
+  namespace: string,
+  cluster: string,
+  revision: number,
+): Promise<void> {
+  const handle = temporal.client.workflow.getHandle(clusterWorkflowId(namespace, cluster));
+  const isHeld = async (): Promise<boolean> => {
+    try {
+      const { instances } = await temporal.call('ask', () => handle.query(clusterStatusQuery), 5_000);
+      const here = instances.filter(({ host }) => host === hostname());
+      return (here.length > 0 ? here : instances).some(({ revision: held = 0 }) => held >= revision);
+    } catch {
+      return false; // as good as nobody there; what follows will say it better
+    }
+  };
+  for (const deadline = Date.now() + HELD_MS; Date.now() < deadline; await delay(100)) {
+    if (await isHeld()) return;
+  }
+  note(
+    `walkeep: no worker has stored the manifest of ${namespace}/${cluster} yet; that follows when one reports`,
+  );
 }
 
 /** What the keeper refused, as the failure it was; a call that nobody took up most likely lacks a worker. */
@@ -323,11 +364,21 @@ async function askKeeper(
 ): Promise<ApplyResult | undefined> {
   const handle = temporal.client.workflow.getHandle(clusterWorkflowId(namespace, cluster));
   try {
-    return await temporal.call('ask the keeper', () => handle.query(previewQuery, input), 10_000);
+    return await temporal.call(
+      'ask the keeper',
+      async () => {
+        // one that has ended would still answer, from what it knew then
+        const { status } = await handle.describe();
+        return status.name === 'RUNNING' ? handle.query(previewQuery, input) : undefined;
+      },
+      10_000,
+    );
   } catch (error) {
     if (isNotFound(error)) return undefined;
     if (error instanceof Error && error.name === 'QueryRejectedError') return undefined;
-    if (error instanceof Error && error.name === 'QueryNotRegisteredError') return undefined;
-    throw error;
+    if (!(error instanceof Error) || error.name !== 'QueryNotRegisteredError') throw error;
+    // the client's name for every query that failed: only one that nobody handles says so
+    if (/did not register a handler/.test(error.message)) return undefined;
+    throw new BackupError('manifest-invalid', error.message, { cause: error });
   }
 }

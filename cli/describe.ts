@@ -8,7 +8,7 @@ import { backupWorkflowId } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
 import { findBackups } from './known-backups.ts';
 import { namespaceOption, stateOption } from './options.ts';
-import { formatBytes, formatDuration, note } from './output.ts';
+import { formatBytes, formatDuration, note, printable } from './output.ts';
 
 interface DescribeOptions {
   readonly namespace: string;
@@ -44,7 +44,7 @@ function describeBackup(): Command {
           );
         }
         for (const backup of found)
-          process.stdout.write(formatBackup(backup, await readDetails(host, backup)));
+          process.stdout.write(printable(formatBackup(backup, await readDetails(host, backup))));
       });
     });
 }
@@ -107,7 +107,7 @@ function formatBackup(backup: ListedBackup, { record, objects }: Details): strin
   const width = Math.max(...lines.map(([label]) => label.length)) + 2;
   const head = lines
     .filter((line): line is [string, string] => line[1] !== undefined)
-    .map(([label, value]) => `${`${label}:`.padEnd(width)}${value}\n`)
+    .map(([label, value]) => `${`${label}:`.padEnd(width)}${value.replaceAll('\n', ' ')}\n`)
     .join('');
   const parts = (objects?.parts ?? []).map((part) => {
     const known = record?.parts.find(({ name }) => part.key.endsWith(`/${name}`));

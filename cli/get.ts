@@ -14,7 +14,7 @@ import {
 import { findCluster, listClusters, withHost, type Host } from './host.ts';
 import { findBackups } from './known-backups.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
-import { formatAge, formatTable, note } from './output.ts';
+import { formatAge, formatTable, note, printable } from './output.ts';
 
 interface GetOptions {
   readonly namespace: string;
@@ -141,7 +141,7 @@ function formatBackups(
     case 'yaml':
       return stringify(single ? asObject(backups[0]) : asList(backups));
     case 'name':
-      return backups.map(({ name }) => `backup.postgresql.cnpg.io/${name}\n`).join('');
+      return backups.map(({ name }) => `backup.postgresql.cnpg.io/${printable(name)}\n`).join('');
     case 'wide':
       return formatTable(
         [...HEADERS.slice(0, 5), ...WIDE, 'ERROR'],

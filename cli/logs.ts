@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { BackupError } from '../core/errors.ts';
 import { clusterWorkflowId, walArchivingWorkflowId, WORKFLOW } from '../workflows/interface.ts';
 import { namespaceOption, outputOption, parseClusterArgument } from './options.ts';
+import { printable } from './output.ts';
 import { connectTemporal, type TemporalClient } from './temporal-client.ts';
 
 interface LogsOptions {
@@ -53,7 +54,7 @@ export function logsCommand(): Command {
 }
 
 function formatLine(line: LogLine): string {
-  return `${line.time}  ${line.workflow}  ${line.what}`;
+  return printable(`${line.time}  ${line.workflow}  ${line.what}`.replaceAll('\n', ' '));
 }
 
 async function readLogs(

@@ -19,18 +19,27 @@ export function reportFailure(error: unknown): number {
 
 /** Notes for people go to standard error, so that standard output stays a table or JSON. */
 export function note(text: string): void {
-  process.stderr.write(`${text}\n`);
+  process.stderr.write(`${printable(text)}\n`);
+}
+
+/**
+ * `text` for a terminal. Names and errors of a repository were written by whoever may write there: an escape in them
+ * would rename the window, hide a line, or type for the reader. Lines stay lines.
+ */
+export function printable(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}]/gu, (character) => (character === '\n' ? '\n' : '\ufffd'));
 }
 
 function oneLine(text: string): string {
-  return text.replaceAll(/\s*\n\s*/g, ' ').trim();
+  return printable(text.replaceAll(/\s*\n\s*/g, ' ').trim());
 }
 
 /**
  * A table like kubectl's: upper-case headers, columns as wide as needed, three spaces between, nothing after the
  * last. Empty cells stay empty.
  */
-export function formatTable(headers: readonly string[], rows: readonly (readonly string[])[]): string {
+export function formatTable(headers: readonly string[], given: readonly (readonly string[])[]): string {
+  const rows = given.map((cells) => cells.map(oneLine));
   const widths = headers.map((header, column) =>
     Math.max(header.length, ...rows.map((row) => (row[column] ?? '').length)),
   );

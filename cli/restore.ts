@@ -27,7 +27,7 @@ import {
 } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
-import { formatBytes, formatDuration, note } from './output.ts';
+import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
 
 interface RestoreFlags {
@@ -151,7 +151,7 @@ async function run(argument: string | undefined, flags: RestoreFlags, signal: Ab
   try {
     const target = { ...source.target, ...targetOf(flags, source.target) };
     const plan = await planFromRepository(repository, { target, acceptEnd: flags.acceptEnd }, { signal });
-    if (flags.output !== 'json') process.stdout.write(describePlan(plan, repository.url));
+    if (flags.output !== 'json') process.stdout.write(printable(describePlan(plan, repository.url)));
     if (flags.plan) {
       if (flags.output === 'json') printJson({ repository: repository.url, plan });
       return;

@@ -7,7 +7,7 @@ import type { ClusterStatus } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { readKeeperStatus } from './orchestration.ts';
-import { formatAge, formatBytes } from './output.ts';
+import { formatAge, formatBytes, printable } from './output.ts';
 
 interface StatusOptions {
   readonly namespace: string;
@@ -37,7 +37,7 @@ export function statusCommand(): Command {
         process.stdout.write(
           options.output === 'json'
             ? `${JSON.stringify(asJson(manifest, revision, protection, keeper), undefined, 2)}\n`
-            : formatStatus(manifest, revision, protection, keeper, new Date()),
+            : printable(formatStatus(manifest, revision, protection, keeper, new Date())),
         );
       });
     });

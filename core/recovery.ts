@@ -439,7 +439,9 @@ function chooseBackup(
       .slice(-5)
       .map(({ backupId, reason }) => `${backupId}: ${reason}`)
       .join('; ');
-    throw new BackupError('target-unreachable', `no backup leads to timeline ${path.timeline} (${why})`);
+    throw new BackupError('target-unreachable', `no backup leads to timeline ${path.timeline} (${why})`, {
+      hint: 'what is missing may still be on a server: archive it again from its pg_wal. Otherwise choose another --target-timeline, or take a new backup',
+    });
   }
   const before = usable.filter(({ backup }) => endedBefore(backup, target));
   if (before.length === 0) throw beforeTheBackup(target, path, undefined, usable);

@@ -25,11 +25,17 @@ export interface ArchiveSource {
 /** Uploads that have begun may go on this long after the manifest changed. */
 const RETIRED_FOR_MS = 15 * 60_000;
 
-/** @param read the applied manifest's revision (cheap: it is asked for every file), and how to open what it says */
-export function createArchiveSource(
-  read: () => Promise<{ readonly revision: string; open(): Promise<Omit<ArchiveTarget, 'revision'>> }>,
-): ArchiveSource {
-  let present: { revision: string; target: Promise<ArchiveTarget> } | undefined;
+/** A manifest as it is applied now. */
+export interface ArchiveManifest {
+  readonly revision: string;
+  /** Changes whenever it was stored anew; by default the revision, which may begin anew when everything was lost. */
+  readonly key?: string;
+  open(): Promise<Omit<ArchiveTarget, 'revision'>>;
+}
+
+/** @param read the applied manifest (cheap: it is asked for every file), and how to open what it says */
+export function createArchiveSource(read: () => Promise<ArchiveManifest>): ArchiveSource {
+  let present: { key: string; target: Promise<ArchiveTarget> } | undefined;
   let opened: ArchiveTarget | undefined;
   const retired = new Map<ArchiveTarget, NodeJS.Timeout>();
 
@@ -50,11 +56,11 @@ export function createArchiveSource(
   return {
     async current() {
       const manifest = await read();
-      const { revision } = manifest;
-      if (present?.revision === revision) return present.target;
+      const { revision, key = revision } = manifest;
+      if (present?.key === key) return present.target;
       retire();
       const target = manifest.open().then((found) => ({ ...found, revision }));
-      const mine = { revision, target };
+      const mine = { key, target };
       present = mine;
       try {
         const found = await target;

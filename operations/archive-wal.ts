@@ -257,7 +257,11 @@ class Push {
       this.stage = `comparing with ${copy.key}`;
       const isLarger = copy.codec === 'none' && copy.sizeBytes > bytes.length;
       const stored = isLarger ? undefined : await this.#readCopy(repository, copy, bytes.length);
-      if (stored && Buffer.compare(stored, bytes) === 0) continue;
+      if (stored && Buffer.compare(stored, bytes) === 0) {
+        // A1: whoever stored it may have been killed, or be at work, between "visible" and "durable"
+        await repository.store.makeDurable?.(copy.key, { signal: this.#signal });
+        continue;
+      }
       throw new BackupError(
         'wal-conflict',
         `${copy.fileName}: the archive holds other bytes under this name (${repository.url}, ${copy.key})`,

@@ -43,6 +43,7 @@ export interface AttemptDetails {
 }
 
 const FOLDER = 'attempts';
+const VERDICT = 'verdict';
 const MAX_DETAILS_BYTES = 64 * 1024 * 1024;
 const SECOND_MS = 1000;
 const MAX_CLAIMS = 1000;
@@ -157,13 +158,30 @@ export function partFilesKey(server: string, backupId: string, partName: string)
   return ownKey(server, FOLDER, backupId, `${partName}.files.gz`);
 }
 
-/** Removes what an attempt left for its next steps, but not the claim of its id. */
+/**
+ * Settles for good whether an attempt is recorded or discarded: somebody may believe that recording it failed, while it
+ * still goes on. The first word stands, and saying it again succeeds.
+ *
+ * @throws BackupError `already-exists` when the other word was said
+ */
+export function settleAttempt(
+  { store, server }: Repository,
+  backupId: string,
+  word: 'record' | 'discard',
+  put: Pick<PutOptions, 'signal' | 'encryption' | 'tags'>,
+): Promise<void> {
+  return createSmallObject(store, ownKey(server, FOLDER, backupId, VERDICT), utf8(`${word}\n`), put);
+}
+
+/** Removes what an attempt left for its next steps, but not the claim of its id, nor, if told so, its verdict. */
 export async function clearAttempt(
   repository: Repository,
   backupId: string,
   signal: AbortSignal,
+  { keepsVerdict = false }: { readonly keepsVerdict?: boolean } = {},
 ): Promise<void> {
-  await deleteAll(repository, `${ownKey(repository.server, FOLDER, backupId)}/`, () => true, signal);
+  const isLeftOver = (name: string) => !keepsVerdict || name !== VERDICT;
+  await deleteAll(repository, `${ownKey(repository.server, FOLDER, backupId)}/`, isLeftOver, signal);
 }
 
 /** Removes the tars of an attempt. */

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
+import { BackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import type { Repository } from '../repository/repository.ts';
 import { createArchiveSource, type ArchiveSource, type ArchiveTarget } from './archive-source.ts';
@@ -26,8 +27,12 @@ export function createClusterArchiveSource({
   cluster,
 }: ClusterArchivePorts): ArchiveSource {
   return createArchiveSource(async () => {
-    const { manifest, revision } = await requireCluster(state, namespace, cluster);
-    return { revision: String(revision), open: () => openArchiveTarget(manifest, resolver) };
+    const { manifest, revision, appliedAt } = await requireCluster(state, namespace, cluster);
+    return {
+      revision: String(revision),
+      key: `${revision} ${appliedAt}`,
+      open: () => openArchiveTarget(manifest, resolver),
+    };
   });
 }
 
@@ -93,6 +98,12 @@ export function createWalFetcher(
     // what a restore left lies there for ever; it counts only while its recovery goes on
     const isRecovery = existsSync(join(ports.pgdata, 'recovery.signal'));
     const file = isRecovery ? await readRecoveryFile(join(ports.pgdata, RECOVERY_FILE)) : undefined;
+    if (isRecovery && !file) {
+      // moved away, or a recovery by hand: only the line in restore_command knows from where
+      throw new BackupError('not-yet', `${ports.pgdata} is in a recovery without ${RECOVERY_FILE}`, {
+        hint: 'the full client in restore_command fetches by itself',
+      });
+    }
     if (!file) return { repository: (await ports.source.current()).repository };
     const text = JSON.stringify(file);
     if (recovery?.text !== text) {

@@ -1,5 +1,5 @@
 import type { BackupStatus } from '../core/backup-status.ts';
-import { BackupError } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import { parseLsn } from '../core/lsn.ts';
 import { parseSegmentName } from '../core/segment.ts';
@@ -19,6 +19,7 @@ import {
   isRecorded,
   partFilesKey,
   readDetails,
+  settleAttempt,
   type AttemptDetails,
 } from './backup-attempt.ts';
 import type { BackupPorts, CopiedBackup } from './backup-ports.ts';
@@ -63,6 +64,13 @@ async function record(
   if (details.tablespaceMap !== '')
     await writeTablespaceMap(repository, copied.backupId, details.tablespaceMap, put);
   await writeBackupRecord(repository, recordOf(details, walkeepVersion), signal);
+  await settleAttempt(repository, copied.backupId, 'record', put).catch((error: unknown) => {
+    if (!isBackupError(error, 'already-exists')) throw error;
+    throw new BackupError('backup-unusable', `backup ${copied.backupId} was discarded meanwhile`, {
+      cause: error,
+      hint: 'take a new backup',
+    });
+  });
   failpoint('backup.before-record');
   await writeBackupInfo(repository, infoOf(details), signal, put);
 }

@@ -9,14 +9,16 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
+  statSync,
   symlinkSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { basename, dirname, isAbsolute, join } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { BackupError, messageOf } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import { formatLsn } from '../core/lsn.ts';
@@ -199,13 +201,9 @@ class Finish {
     );
     this.#requireConfigurationFile('pg_hba.conf', info.hbaFile, 'local all all peer\n');
     this.#requireConfigurationFile('pg_ident.conf', info.identFile, '');
-    const main = join(this.#pgdata, 'postgresql.conf');
-    const before = readFileSync(main, 'utf8');
-    const { text, disabled } = withoutPlaces(before, (path) =>
-      existsSync(isAbsolute(path) ? path : join(this.#pgdata, path)),
-    );
+    const disabled = this.#withoutPlaces('postgresql.conf');
+    const text = readFileSync(join(this.#pgdata, 'postgresql.conf'), 'utf8');
     if (disabled.length > 0) {
-      this.#write('postgresql.conf', text);
       this.warnings.push(
         `postgresql.conf named places of the source, which do not count for the copy: ${disabled.slice(0, 5).join('; ')}`,
       );
@@ -271,14 +269,42 @@ class Finish {
     renameSync(`${this.#pgdata}/backup_label${WITHHELD}`, `${this.#pgdata}/backup_label`);
     syncPath(this.#pgdata);
     failpoint('restore.label-in-place');
+    const [data, ...tablespaces] = this.#backup.targets;
+    // Before it can be started: a marker left behind would let a later restore fill a tablespace that is in use (C1).
+    for (const { directory } of tablespaces) this.#unmark(directory);
     renameSync(`${control}${WITHHELD}`, control);
     syncPath(dirname(control));
     failpoint('restore.activated');
     // Last: until pg_control has its name, the marker lets the same command begin anew.
-    for (const { directory } of this.#backup.targets) {
-      unlinkSync(join(directory, RESTORE_MARKER));
-      syncPath(directory);
-    }
+    if (data) this.#unmark(data.directory);
+  }
+
+  #unmark(directory: string): void {
+    unlinkSync(join(directory, RESTORE_MARKER));
+    syncPath(directory);
+  }
+
+  /**
+   * Comments out what would lead the copy back to the source's places, in a configuration file and in those it
+   * includes; what lies outside of the copy is not included any more.
+   *
+   * @returns the lines that do not count any more
+   */
+  #withoutPlaces(name: string, seen = new Set<string>()): string[] {
+    if (seen.has(name)) return [];
+    seen.add(name);
+    const inside = (path: string) => relative(this.#pgdata, resolve(this.#pgdata, dirname(name), path));
+    const { text, disabled, included } = withoutPlaces(
+      readFileSync(join(this.#pgdata, name), 'utf8'),
+      (path) => !inside(path).startsWith('..') && existsSync(join(this.#pgdata, inside(path))),
+    );
+    if (disabled.length > 0) this.#write(name, text);
+    const files = included.map(inside).flatMap((path) => {
+      if (!statSync(join(this.#pgdata, path)).isDirectory()) return [path];
+      const names = readdirSync(join(this.#pgdata, path)).filter((entry) => /^[^.].*\.conf$/.test(entry));
+      return names.map((entry) => join(path, entry));
+    });
+    return [...disabled, ...files.flatMap((file) => this.#withoutPlaces(file, seen))];
   }
 
   #rootOf(index: number): string {

@@ -114,6 +114,7 @@ export async function unpackPart(
       return await tryPart(store, task, options);
     } catch (error) {
       options.signal.throwIfAborted();
+      if (isBackupError(error, 'object-damaged')) throw unusable(error, task);
       if (attempt === ATTEMPTS || !isBackupError(error, 'store-unavailable')) throw error;
       await sleep(FIRST_WAIT_MS * 4 ** (attempt - 1), undefined, { signal: options.signal });
     }
@@ -185,6 +186,14 @@ function compare(
     'object-damaged',
     `${task.key}${what} has ${found.sizeBytes} bytes with SHA-256 ${found.sha256.slice(0, 16)}…, recorded were ${bytes} with ${sha256.slice(0, 16)}…`,
   );
+}
+
+/** What was unpacked of it stays, and does not start: that has to be said, and what to do instead. */
+function unusable({ code, message, cause }: BackupError, { directory }: UnpackTask): BackupError {
+  return new BackupError(code, message, {
+    cause,
+    hint: `restore another backup (walkeep get backups, --backup-id ID) into another directory; what is in ${directory} does not start and can be removed`,
+  });
 }
 
 function named(error: unknown, task: UnpackTask): unknown {
@@ -282,7 +291,7 @@ class PartWriter {
 
   #belongs({ path, type }: TarEntry): boolean {
     if (path.includes('.walkeep-')) return false;
-    if (this.#task.area !== 'data') return true;
+    if (this.#task.area !== 'data') return this.#belongsToTablespace(path);
     if (OF_THE_SOURCE.has(path)) return false;
     const [first, second] = path.split('/');
     if (first === 'pg_tblspc' && second !== undefined)
@@ -293,6 +302,13 @@ class PartWriter {
       type === 'directory' &&
       (second === undefined || path === 'pg_wal/archive_status' || path === 'pg_wal/summaries')
     );
+  }
+
+  /** Where a tablespace goes is the record's word: nothing but PostgreSQL's own folder may be put there (S2). */
+  #belongsToTablespace(path: string): boolean {
+    if (path === '.' || /^PG_\d+_\d+(?:\/|$)/.test(path)) return true;
+    this.warn(`${path.slice(0, 100)} is no part of a tablespace and was left out`);
+    return false;
   }
 
   #nameOnDisk(path: string): string {

@@ -221,6 +221,10 @@ class Agent implements WalAgent {
   ): Promise<void> {
     const begin = performance.now();
     response.on('error', () => undefined);
+    // C3: a fetch that nobody waits for any more must not write below a name that PostgreSQL uses for the next file
+    const left = new AbortController();
+    response.once('close', () => left.abort(new BackupError('agent-unavailable', 'whoever asked has gone')));
+    const signals = request === 'wal-fetch' ? [this.#stopping.signal, left.signal] : [this.#stopping.signal];
     const life = setInterval(() => {
       if (response.destroyed) return;
       if (!response.headersSent)
@@ -230,7 +234,7 @@ class Agent implements WalAgent {
     let event: WalAgentEvent;
     let line: string;
     try {
-      const word = await work(this.#stopping.signal);
+      const word = await work(AbortSignal.any(signals));
       line = `walkeep ${word} ${name}`;
       event = { request, name, answer: word, ms: performance.now() - begin };
     } catch (error) {

@@ -67,7 +67,8 @@ class WalUploads implements Uploads {
   readonly #postponed = new Set<string>();
   readonly #totals = { files: 0, failed: 0, plainBytes: 0, storedBytes: 0 };
   #target: ArchiveTarget | undefined;
-  #memory: ArchiveMemory = createArchiveMemory();
+  /** What is known of each target; of one that was left, an upload may still be learning. */
+  readonly #memories = new WeakMap<ArchiveTarget, ArchiveMemory>();
   #filling = false;
 
   constructor(ports: UploadsPorts) {
@@ -110,7 +111,6 @@ class WalUploads implements Uploads {
     const target = await this.#ports.source.current();
     if (target !== this.#target) {
       this.#target = target;
-      this.#memory = createArchiveMemory();
       this.#stored.clear();
     }
     return target;
@@ -136,12 +136,14 @@ class WalUploads implements Uploads {
   }
 
   #upload(file: WalFile, target: ArchiveTarget): Promise<PushedWal> {
+    const memory = this.#memories.get(target) ?? createArchiveMemory();
+    this.#memories.set(target, memory);
     const ports = {
       ...target.storage,
       repository: () => Promise.resolve(target.repository),
       pgWalDirectory: this.#pgWalDirectory,
       identity: this.#ports.identity,
-      memory: this.#memory,
+      memory,
       deadlineMs: UPLOAD_WITHIN_MS,
     };
     const upload = pushWal(ports, file.name, { signal: this.#ports.signal })

@@ -31,6 +31,8 @@ const NEUTRAL: readonly Setting[] = [
   ['primary_conninfo', ''],
   ['primary_slot_name', ''],
   ['synchronous_standby_names', ''],
+  // after a promotion the copy's subscriptions would take over, and move, the slots of the source's
+  ['max_logical_replication_workers', '0'],
   ['recovery_min_apply_delay', '0'],
   ['recovery_target', ''],
   ['recovery_target_lsn', ''],
@@ -100,24 +102,27 @@ const INCLUDES = ['include', 'include_dir', 'include_if_exists'];
 /**
  * A configuration file without what would lead a restored copy back to the source's directories.
  *
- * @param isThere whether the file or directory of an include exists, seen from the restored directory
+ * @param isThere whether the file or directory of an include exists, and is the copy's own
+ * @returns `included`: the paths of the includes that stay
  */
 export function withoutPlaces(
   text: string,
   isThere: (path: string) => boolean,
-): { text: string; disabled: string[] } {
+): { text: string; disabled: string[]; included: string[] } {
   const disabled: string[] = [];
+  const included: string[] = [];
   const lines = text.split('\n').map((line) => {
     const match = LINE.exec(line);
     const name = match?.[1]?.toLowerCase();
     if (match === null || name === undefined) return line;
-    const isLost =
-      INCLUDES.includes(name) && name !== 'include_if_exists' && !isThere(unquote(match[2] as string));
-    if (!PLACES.includes(name) && !isLost) return line;
+    const path = unquote(match[2] as string);
+    const isKept = INCLUDES.includes(name) && isThere(path);
+    if (isKept) included.push(path);
+    if (isKept || !(PLACES.includes(name) || INCLUDES.includes(name))) return line;
     disabled.push(line.trim());
     return `# walkeep restore, not of this copy: ${line}`;
   });
-  return { text: lines.join('\n'), disabled };
+  return { text: lines.join('\n'), disabled, included };
 }
 
 /** Limits that a server in recovery must have at least as high as the primary had, and PostgreSQL's defaults. */

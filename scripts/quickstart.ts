@@ -9,8 +9,8 @@ import { userInfo } from 'node:os';
 import { parseArgs } from 'node:util';
 import { createShell, StepFailed, type Shell } from './lib/quickstart/commands.ts';
 import { lastLines, preparePlace, type Place } from './lib/quickstart/place.ts';
-import { Services } from './lib/quickstart/processes.ts';
-import { createSteps, type Step } from './lib/quickstart/steps.ts';
+import { Services, type Service } from './lib/quickstart/processes.ts';
+import { createSteps } from './lib/quickstart/steps.ts';
 import { answer, heading, say, seconds } from './lib/quickstart/terminal.ts';
 
 const { values, positionals } = parseArgs({
@@ -26,6 +26,8 @@ const { values, positionals } = parseArgs({
 });
 const [verb = '', scratch = ''] = positionals;
 const services = new Services(scratch);
+/** Under this name the script itself is among its processes while it is at work. */
+const OWN = 'quickstart';
 
 if (verb === 'stop') await stop();
 else process.exitCode = await run();
@@ -42,56 +44,65 @@ async function stop(): Promise<void> {
 async function run(): Promise<number> {
   const began = performance.now();
   const earlier = await services.stopAll();
-  if (earlier.length > 0)
-    say(
-      `Stopped what the quickstart before this one had left: ${earlier.map(({ name }) => name).join(', ')}.`,
-    );
+  if (earlier.length > 0) say(`Stopped what the quickstart before this one had left: ${namesOf(earlier)}.`);
+  services.record(OWN, process.pid);
   let shell: Shell | undefined;
   const interrupted = endOnSignals(() => shell?.interrupt());
-  let place: Place | undefined;
   try {
     const store = values.store === 's3' ? 's3' : 'directory';
-    place = await preparePlace({
-      scratch,
-      store,
-      ...(values.postgres !== undefined && { major: values.postgres }),
-    });
+    const { postgres: major } = values;
+    const place = await preparePlace({ scratch, store, ...(major !== undefined && { major }) });
     shell = createShell(scratch, place.environment);
     introduce(place);
     const steps = createSteps({ place, shell, services });
-    for (const [index, step] of steps.entries())
-      await take(step, `${index + 1}/${steps.length}`, interrupted);
+    for (const [index, step] of steps.entries()) {
+      heading(`${index + 1}/${steps.length}  ${step.title}`);
+      say(step.why);
+      await step.take();
+    }
     say(`\nAll of this took ${seconds(performance.now() - began)}, without the set-up.`);
     await leave(place);
     return 0;
   } catch (error) {
-    explain(error, interrupted(), place);
-    const stopped = await services.stopAll();
-    if (stopped.length > 0)
-      say(
-        `Stopped what had been started: ${stopped.map(({ name }) => name).join(', ')}. The files stay in ${scratch}.`,
-      );
-    return interrupted() ? 130 : 1;
+    await interrupted();
+    explain(error);
+    await stopEverything();
+    return 1;
+  } finally {
+    services.forget(OWN);
   }
 }
 
-async function take(step: Step, number: string, interrupted: () => boolean): Promise<void> {
-  if (interrupted()) throw new StepFailed('interrupted', '');
-  heading(`${number}  ${step.title}`);
-  say(step.why);
-  await step.take();
+function namesOf(stopped: readonly Service[]): string {
+  return stopped.map(({ name }) => name).join(', ');
 }
 
-/** @returns whether a signal has come */
-function endOnSignals(interrupt: () => void): () => boolean {
+async function stopEverything(): Promise<void> {
+  const stopped = await services.stopAll();
+  if (stopped.length > 0)
+    say(`Stopped what had been started: ${namesOf(stopped)}. The files stay in ${scratch}.`);
+}
+
+/** @returns for whoever meets a failure: if a signal caused it, this never returns, and the signal ends the process */
+function endOnSignals(interrupt: () => void): () => Promise<void> {
   let came = false;
+  const end = async (): Promise<void> => {
+    say('\nInterrupted.');
+    await stopEverything();
+    services.forget(OWN);
+    process.exit(130);
+  };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
+      if (came) return;
       came = true;
       interrupt();
+      void end();
     });
   }
-  return () => came;
+  return async () => {
+    if (came) await new Promise(() => {});
+  };
 }
 
 function introduce({ major, environmentFile }: Place): void {
@@ -109,11 +120,7 @@ function introduce({ major, environmentFile }: Place): void {
   say(`Each command is printed before it runs; to repeat one, type it ${shell}\`. ${environmentFile}\`.`);
 }
 
-function explain(error: unknown, wasInterrupted: boolean, place: Place | undefined): void {
-  if (wasInterrupted) {
-    say('\nInterrupted.');
-    return;
-  }
+function explain(error: unknown): void {
   say('');
   say(`FAILED: ${error instanceof Error ? error.message : String(error)}`);
   if (!(error instanceof StepFailed)) {
@@ -121,9 +128,7 @@ function explain(error: unknown, wasInterrupted: boolean, place: Place | undefin
     return;
   }
   if (error.advice) say(`What to do: ${error.advice}`);
-  const logs = [error.log, ...(place ? silentDeaths() : [])].filter(
-    (log): log is string => log !== undefined,
-  );
+  const logs = [error.log, ...silentDeaths()].filter((log): log is string => log !== undefined);
   for (const log of new Set(logs)) {
     say(`The end of ${log}:`);
     for (const line of lastLines(log, 12)) answer(readable(line));
@@ -151,7 +156,7 @@ function silentDeaths(): string[] {
 }
 
 /** What stays, where it is, and how it ends; or all of it ended. */
-async function leave({ ports, store }: Place): Promise<void> {
+async function leave({ ports, store, environmentFile }: Place): Promise<void> {
   heading('What there is now');
   const command = values['started-by'];
   if (values.keep === 'no') {
@@ -162,7 +167,7 @@ async function leave({ ports, store }: Place): Promise<void> {
     );
   } else {
     say(`  Web UI            http://127.0.0.1:${ports.ui}/namespaces/default/workflows`);
-    say(`  restored database psql -h ${scratch}/run -U postgres`);
+    say(`  restored database (. ${environmentFile}; psql)`);
     say(
       `  files             ${scratch}: ${store === 's3' ? 's3/backups' : 'repository'} (the backups), restored, shop.yaml, logs`,
     );

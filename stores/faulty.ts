@@ -89,6 +89,7 @@ export function faulty(
         return body && fault ? damagedBody(body, fault, () => fail(fault, key)) : body;
       }),
     head: (key, options) => around('head', key, options.signal, () => store.head(key, options)),
+    ...(store.makeDurable && { makeDurable: async (key, options) => store.makeDurable?.(key, options) }),
     list: (prefix, options) => aroundList('list', prefix, options.signal, store.list(prefix, options)),
     folders: (prefix, options) =>
       aroundList('folders', prefix, options.signal, store.folders(prefix, options)),

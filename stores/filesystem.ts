@@ -194,6 +194,14 @@ export function createFilesystemStore(directory: string): ObjectStore {
       signal.throwIfAborted();
       return lookForObject(pathOf(key), key);
     },
+    async makeDurable(key, { signal }) {
+      signal.throwIfAborted();
+      try {
+        await syncDirectory(dirname(pathOf(key)));
+      } catch (error) {
+        throw toStoreError(error, named(key));
+      }
+    },
     async *list(prefix, { signal }) {
       checkPrefix(prefix);
       signal.throwIfAborted();

@@ -56,6 +56,11 @@ export interface ObjectStore {
   /** @returns `undefined` when the store says, without any error, that there is no such object */
   head(key: string, options: { readonly signal: AbortSignal }): Promise<StoredObject | undefined>;
   /**
+   * Makes what can be seen at `key` durable, where that is not the same: in a directory, whoever put it there may have
+   * crashed just before. Absent where all that can be seen is durable.
+   */
+  makeDurable?(key: string, options: { readonly signal: AbortSignal }): Promise<void>;
+  /**
    * Objects whose keys begin with `prefix` (any text, not only whole folders), in byte order of keys.
    * A page that fails makes the iteration throw, never end early.
    */

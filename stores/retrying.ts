@@ -93,6 +93,10 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
     },
     get: (key, getOptions) => again(getOptions.signal, () => store.get(key, getOptions)),
     head: (key, headOptions) => again(headOptions.signal, () => store.head(key, headOptions)),
+    ...(store.makeDurable && {
+      makeDurable: (key, durableOptions) =>
+        again(durableOptions.signal, async () => store.makeDurable?.(key, durableOptions)),
+    }),
     list: (prefix, { signal }) =>
       listAgain(
         signal,

@@ -80,7 +80,7 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
       signal.throwIfAborted();
       const limitMs = completes ? timeouts.completeMs : timeouts.callMs + sendsBytes / SLOWEST_UPLOAD;
       const limit = new AbortController();
-      const timer = setTimeout(() => limit.abort(tooLong(what, limitMs)), limitMs);
+      const timer = setTimeout(() => limit.abort(tooLong(what, config.endpointUrl, limitMs)), limitMs);
       const onAbort = () => limit.abort(signal.reason);
       signal.addEventListener('abort', onAbort, { once: true });
       try {
@@ -91,7 +91,7 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
           limit.signal,
         );
       } catch (error) {
-        throw limit.signal.aborted ? limit.signal.reason : toStoreError(error, what);
+        throw limit.signal.aborted ? limit.signal.reason : toStoreError(error, what, config.endpointUrl);
       } finally {
         clearTimeout(timer);
         signal.removeEventListener('abort', onAbort);
@@ -106,8 +106,11 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
   };
 }
 
-const tooLong = (what: string, limitMs: number) =>
-  new BackupError('store-unavailable', `${what} had no answer within ${Math.round(limitMs / 1000)} s`);
+const tooLong = (what: string, endpointUrl: string | undefined, limitMs: number) =>
+  new BackupError(
+    'store-unavailable',
+    `${what} had no answer within ${Math.round(limitMs / 1000)} s (${endpointUrl ?? 'AWS'})`,
+  );
 
 function clientConfig(config: S3StoreConfig, timeouts: S3Timeouts, idleMs: number): S3ClientConfig {
   const { endpointUrl, caPem, credentials } = config;

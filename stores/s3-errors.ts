@@ -50,6 +50,19 @@ const DENIED = new Set([
   'XAdminUserNotFound',
   'XMinioInvalidAccessKeyId',
 ]);
+const UNKNOWN_KEY = new Set(['InvalidAccessKeyId', 'XAdminUserNotFound', 'XMinioInvalidAccessKeyId']);
+/** What breaks on the way to the store, and where to look. */
+const WAY_THERE: Readonly<Record<string, (where: string) => string>> = {
+  ECONNREFUSED: (where) => `nobody listens at ${where}: start the store, or correct endpointURL`,
+  ENOTFOUND: (where) => `no name server knows the host of ${where}: correct endpointURL, or look at DNS`,
+  EAI_AGAIN: (where) => `the name server does not answer about ${where}: look at DNS`,
+  EHOSTUNREACH: (where) => `there is no way to ${where}: look at the network and at firewalls`,
+  ENETUNREACH: (where) => `there is no way to ${where}: look at the network and at firewalls`,
+  ETIMEDOUT: (where) =>
+    `${where} does not answer in time: look at the network, at firewalls and at the store's load`,
+  TimeoutError: (where) =>
+    `${where} does not answer in time: look at the network, at firewalls and at the store's load`,
+};
 const FULL = new Set([
   'InsufficientStorage',
   'QuotaExceeded',
@@ -75,12 +88,20 @@ const PASSING = new Set([
   'XAmzContentSHA256Mismatch',
 ]);
 
-/** A failure of the SDK as a store's error. `what` names the call and the object: `put s3://b/k`. */
-export function toStoreError(error: unknown, what: string): BackupError {
+/**
+ * A failure of the SDK as a store's error.
+ *
+ * @param what the call and its object: `put s3://b/k`
+ * @param endpointUrl where it was asked; AWS itself without one. It holds no credentials
+ */
+export function toStoreError(error: unknown, what: string, endpointUrl?: string): BackupError {
   if (isBackupError(error)) return error;
   const failure = failureOf(error);
-  const { code, hint } = judge(failure, error);
-  const said = failure.status === undefined ? failure.code : `${failure.code}, status ${failure.status}`;
+  const { code, hint } = judge(failure, error, endpointUrl ?? 'AWS');
+  const said =
+    failure.status === undefined
+      ? `${nameOf(failure, error)} (${endpointUrl ?? 'AWS'})`
+      : `${failure.code}, status ${failure.status}`;
   return new BackupError(code, `${what} failed: ${said}`, {
     cause: failure,
     ...(hint === undefined ? {} : { hint }),
@@ -94,8 +115,24 @@ export function isFailure(error: unknown, ...codes: readonly string[]): boolean 
   return typeof cause === 'object' && cause !== null && 'code' in cause && codes.includes(String(cause.code));
 }
 
-function judge({ code, status }: S3Failure, error: unknown): { code: ErrorCode; hint?: string } {
-  if (code === 'NoSuchBucket' || code === 'InvalidBucketName') return { code: 'bucket-missing' };
+/** What the SDK finds missing in the configuration has no code, only a text, which holds nothing secret. */
+const REGION_MISSING = 'Region is missing';
+
+function nameOf({ code }: S3Failure, error: unknown): string {
+  return error instanceof Error && error.message === REGION_MISSING ? 'no region is set' : code;
+}
+
+function judge(
+  { code, status }: S3Failure,
+  error: unknown,
+  where: string,
+): { code: ErrorCode; hint?: string } {
+  if (code === 'NoSuchBucket' || code === 'InvalidBucketName') {
+    return {
+      code: 'bucket-missing',
+      hint: `create the bucket at ${where}, or correct destinationPath or endpointURL; nothing was changed`,
+    };
+  }
   if (code === 'NoSuchKey') return { code: 'object-missing' };
   if (code === 'RequestTimeTooSkewed') {
     return { code: 'store-unavailable', hint: 'the clock of this host and that of the store differ: set it' };
@@ -107,6 +144,18 @@ function judge({ code, status }: S3Failure, error: unknown): { code: ErrorCode; 
     return { code: 'access-denied', hint: 'the session token has expired: renew it' };
   // some say it with 403
   if (FULL.has(code) || status === 507) return { code: 'store-full' };
+  if (UNKNOWN_KEY.has(code)) {
+    return {
+      code: 'access-denied',
+      hint: `${where} knows no such access key id: correct the secret that holds it`,
+    };
+  }
+  if (code === 'SignatureDoesNotMatch') {
+    return {
+      code: 'access-denied',
+      hint: `the secret access key is not the one that ${where} knows: correct the secret`,
+    };
+  }
   if (DENIED.has(code) || status === 401 || status === 403) return { code: 'access-denied' };
   if (code === 'PreconditionFailed' || status === 412) return { code: 'already-exists' };
   if (UNTRUSTED_TLS.test(code)) {
@@ -116,9 +165,14 @@ function judge({ code, status }: S3Failure, error: unknown): { code: ErrorCode; 
     };
   }
   if (code === 'unknown' || PASSING.has(code)) return { code: 'store-unavailable' };
-  if (error instanceof Error && error.message === 'Region is missing') {
-    return { code: 'config-invalid', hint: 'set the region of the bucket' };
+  if (error instanceof Error && error.message === REGION_MISSING) {
+    return {
+      code: 'config-invalid',
+      hint: 'set it: s3Credentials.region in the manifest, or AWS_REGION; a server that is not AWS needs endpointURL',
+    };
   }
+  const way = WAY_THERE[code];
+  if (way !== undefined) return { code: 'store-unavailable', hint: way(where) };
   if (status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 429) {
     return { code: 'config-invalid', hint: 'the store refuses this request, and would again' };
   }

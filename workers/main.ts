@@ -44,6 +44,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
       ? options.environment
       : { ...options.environment, WALKEEP_SECRETS_DIR: path.resolve(options.secretsDirectory) };
   const log = createLog({ namespace, cluster, instance }, environment['WALKEEP_LOG_LEVEL']);
+  const stopping = new AbortController();
   let temporal: TemporalSide | undefined;
   const askServer = async () => {
     if (!temporal) throw new Error('there is no connection to Temporal yet');
@@ -129,6 +130,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
       archiver,
       backups: backups.ports,
       socketPath,
+      stopping: stopping.signal,
       log,
     });
   } catch (error) {
@@ -142,6 +144,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
     healthAddress: () => health.address(),
     async stop() {
       log.info({ running: jobs.running() }, 'stopping');
+      stopping.abort();
       await temporal?.stop();
       await jobs.stopAll(new BackupError('backup-interrupted', 'the worker stops'));
       await health.close();

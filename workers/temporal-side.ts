@@ -43,6 +43,8 @@ export interface TemporalSideParts {
   readonly archiver: Archiver;
   readonly backups: BaseBackupPorts;
   readonly socketPath: () => string;
+  /** Aborted when the worker begins to stop. */
+  readonly stopping: AbortSignal;
   readonly log: Log;
 }
 
@@ -71,7 +73,19 @@ export function startTemporalSide(parts: TemporalSideParts): TemporalSide {
 }
 
 function createActivities(parts: TemporalSideParts, askServer: () => Promise<void>): object {
-  const { options, environment, state, resolver, jobs, identity, archiver, backups, socketPath, log } = parts;
+  const {
+    options,
+    environment,
+    state,
+    resolver,
+    jobs,
+    identity,
+    archiver,
+    backups,
+    socketPath,
+    stopping,
+    log,
+  } = parts;
   const { instance, pgdata } = options;
   const secretsDirectory = environment['WALKEEP_SECRETS_DIR'];
   return {
@@ -86,7 +100,7 @@ function createActivities(parts: TemporalSideParts, askServer: () => Promise<voi
       pace: paceFrom(environment),
     }),
     ...createBaseBackupActivities(backups),
-    ...createWalArchivingActivities({ readArchiving: () => archiver.report() }),
+    ...createWalArchivingActivities({ readArchiving: () => archiver.report(), stopping }),
     ...createRestoreActivities(
       createRestorePorts({
         instance,

@@ -118,7 +118,15 @@ function applyCluster(
   const outcome = changed ? 'configured' : state.confirmed ? 'unchanged' : 'created';
   return {
     state: changed
-      ? { ...state, manifest, fingerprint: print, revision: state.revision + 1, confirmed: true }
+      ? // a recovery that failed is begun again with what was corrected; one that came to its end finds that out
+        {
+          ...state,
+          manifest,
+          fingerprint: print,
+          revision: state.revision + 1,
+          confirmed: true,
+          recoveryBegun: false,
+        }
       : { ...state, confirmed: true },
     object: { kind: 'Cluster', name, outcome },
   };

@@ -175,17 +175,38 @@ build_versitygw() {
 # --- barman-cloud ----------------------------------------------------------------------------------------------
 
 install_barman() {
-  [ -x "$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin/barman-cloud-backup" ] && return 0
+  local programs=$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin
+  [ -x "$programs/barman-cloud-backup" ] && servers_user_runs "$programs/python" && return 0
   find_pip
+  SERVERS_PYTHON=$(servers_python) || fail "barman-cloud needs a Python 3 that PostgreSQL's user can run: apt-get install python3"
+  rm -rf "${programs%/bin}" # made with a Python that this user can't run
   step "barman-cloud $BARMAN_VERSION in a Python environment of its own (about a minute)" "$WALKEEP_CACHE/logs/barman.log" \
     install_once "barman-$BARMAN_VERSION" build_barman
+}
+
+# Prints a Python for what PostgreSQL itself calls: root's own (a pyenv below /root) is closed to PostgreSQL's user.
+servers_python() {
+  local candidate
+  for candidate in $(type -aP python3) /usr/bin/python3; do
+    servers_user_runs "$candidate" && echo "$candidate" && return 0
+  done
+  return 1
+}
+
+# Whether the user that PostgreSQL runs as can run this Python.
+servers_user_runs() {
+  [ -x "$1" ] || return 1
+  local user
+  [ "$(id -u)" = 0 ] && user=$(unprivileged_user) && command -v setpriv >/dev/null || { "$1" -c 'import venv' 2>/dev/null; return; }
+  # By a shell: what setpriv itself starts is still found with root's rights.
+  setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups sh -c 'exec "$1" -c "import venv" 2>/dev/null' - "$1" 2>/dev/null
 }
 
 # A venv remembers where it was made, in the first line of each command: that is put right before it is moved there.
 # Debian without python3-venv has no ensurepip, so the pip that was found installs into it from outside.
 build_barman() {
   local final=$WALKEEP_CACHE/barman-$BARMAN_VERSION
-  python3 -m venv --without-pip "$1" || return 1
+  "$SERVERS_PYTHON" -m venv --without-pip "$1" || return 1
   # shellcheck disable=SC2086
   $PIP --python "$1/bin/python" install --quiet --disable-pip-version-check --retries 5 \
     "barman[cloud,snappy,lz4,zstandard]==$BARMAN_VERSION" || return 1

@@ -1,5 +1,5 @@
 import { describe, expect, it, test } from 'vitest';
-import { formatAge, formatBytes, formatDuration, formatTable } from '../../cli/output.ts';
+import { formatAge, formatBytes, formatDuration, formatTable, printable } from '../../cli/output.ts';
 import { progressLine } from '../../cli/progress.ts';
 
 describe('what the command line prints', () => {
@@ -13,6 +13,14 @@ describe('what the command line prints', () => {
         ],
       ),
     ).toBe('NAME          PHASE       ERROR\na             completed\nlonger-name   failed      no room\n');
+  });
+
+  it('S2: nothing that a repository holds reaches the terminal as an escape', () => {
+    const hostile = 'a\u001b]0;owned\u0007\u009b31m\u202eb\r\nc';
+    const table = formatTable(['NAME', 'ERROR'], [[hostile, 'x\u001b[2K']]);
+    expect(table).not.toMatch(/[\u001b\u0007\u009b\u202e\r]/);
+    expect(table.split('\n')).toHaveLength(3);
+    expect(printable(`${hostile}é→`)).toBe('a\ufffd]0;owned\ufffd\ufffd31m\ufffdb\ufffd\ncé→');
   });
 
   test.for([

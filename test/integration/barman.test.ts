@@ -1,14 +1,17 @@
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { beforeAll, expect, it } from 'vitest';
 import { copyBackup, type CopiedBackup } from '../../operations/take-backup.ts';
 import { listBackups, listParts, readBackup } from '../../repository/catalogue.ts';
 import {
+  archiveBy,
   asCloudNativePgReads,
   contentOf,
   fillWithTablespaces,
   momentBetween,
   newPlaces,
+  openRestored,
   recover,
   serverAt,
   shareRepository,
@@ -24,9 +27,10 @@ import {
 } from '../support/barman-cases.ts';
 import { onCleanUp } from '../support/cleanup.ts';
 import { createPostgres, openPostgres, type Postgres } from '../support/postgres.ts';
+import type { Outcome } from '../support/processes.ts';
 import { startS3, type S3Server } from '../support/s3.ts';
 import { makeTempDir } from '../support/temp.ts';
-import { describeEachMajor, describeWith, postgresBin } from '../support/tools.ts';
+import { describeEachMajor, describeWith, postgresBin, type Major } from '../support/tools.ts';
 import { until } from '../support/wait.ts';
 
 const MiB = 1024 * 1024;
@@ -41,6 +45,7 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
     'reads what walkeep writes',
     (major) => {
       let shared: SharedRepository;
+      let source: Postgres;
       let tablespaces: TestTablespace[];
       /** Every archived file as PostgreSQL had it when walkeep said yes. */
       let ledger: string;
@@ -49,7 +54,6 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       let newest: CopiedBackup;
       let moment: string;
       let atMoment: Content;
-      let atEnd: Content;
       let onTimeline2: Content;
 
       const archiveCommand = (server: Pick<Postgres, 'dataDirectory'>) =>
@@ -58,9 +62,8 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       beforeAll(async () => {
         shared = shareRepository(s3, 'written-by-walkeep');
         ledger = makeTempDir('ledger');
-        const source = await createPostgres({ major });
-        source.configure({ archive_command: archiveCommand(source) });
-        await source.reload();
+        source = await createPostgres({ major });
+        await archiveBy(source, archiveCommand(source));
         await shared.apply('gzip');
         tablespaces = await fillWithTablespaces(source);
         plain = await shared.takeBackup(source, { backupName: 'plain', codec: 'none', jobs: 1 });
@@ -75,19 +78,12 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         atMoment = await contentOf(source);
         moment = await momentBetween(source);
         await writeChapter(source, 'after the moment');
-        atEnd = await contentOf(source);
         await source.waitUntilArchived(await source.switchWal());
-        await source.stop();
       });
 
       const restoreByBarman = async (backup: string): Promise<NewPlaces> => {
         const places = newPlaces(tablespaces);
-        const rules = places.tablespaces.flatMap(({ name, location }) => [
-          '--tablespace',
-          `${name}:${location}`,
-        ]);
-        const restored = await shared.barman('barman-cloud-restore', rules, [backup, places.pgdata]);
-        expect(restored).toMatchObject({ code: 0 });
+        await succeeded(shared.restoreByBarman(backup, places));
         return places;
       };
 
@@ -135,34 +131,46 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         expect(asCloudNativePgReads(shown['cloud'])).toEqual(asRecorded(parts));
       });
 
-      it('E5, O2: restore by id, uncompressed, recovers to the end', async () => {
+      it('E5, O2: restore by id, uncompressed, recovers to a moment', async () => {
         const places = await restoreByBarman(plain.backupId);
         await requireAsItWas(plain, places);
         const restored = await recover(major, places.pgdata, {
           restore_command: shared.barmanRestoreCommand(),
+          recovery_target_time: moment,
+          recovery_target_action: 'promote',
         });
-        expect(await contentOf(restored)).toEqual(atEnd);
+        expect(await contentOf(restored)).toEqual(atMoment);
         expect(tablespaceLinks(places.pgdata)).toEqual(places.tablespaces.map(({ location }) => location));
         await restored.stop();
       });
 
-      it('E5, O2, A7: restore of latest, lz4 in many parts, recovers to a moment and goes on archiving on timeline 2', async () => {
+      it('E5, O2, A7: restore of latest, lz4 in many parts, is a standby; promoted, it goes on archiving', async () => {
         const places = await restoreByBarman('latest');
         await requireAsItWas(newest, places);
-        const successor = await recover(major, places.pgdata, {
+        const standby = await openRestored(major, places.pgdata, 'standby.signal', {
+          primary_conninfo: `host=${source.socketDirectory} user=postgres`,
           restore_command: shared.barmanRestoreCommand(),
-          recovery_target_time: moment,
-          recovery_target_action: 'promote',
           archive_mode: true,
           archive_command: archiveCommand({ dataDirectory: places.pgdata }),
         });
-        expect(await contentOf(successor)).toEqual(atMoment);
-        await writeChapter(successor, 'timeline 2');
-        onTimeline2 = await contentOf(successor);
-        await successor.waitUntilArchived(await successor.switchWal());
-        await successor.stop();
-        // the segment in which it left timeline 1 lies beside the whole one
-        expect(readdirSync(ledger).filter((name) => name.endsWith('.partial'))).toHaveLength(1);
+        await standby.start();
+        await writeChapter(source, 'streamed');
+        const expected = await contentOf(source);
+        await until('it to arrive', async () => isDeepStrictEqual(await contentOf(standby), expected));
+        await source.stop('immediate');
+        await standby.promote();
+        await writeChapter(standby, 'timeline 2');
+        onTimeline2 = await contentOf(standby);
+        await standby.waitUntilArchived(await standby.switchWal());
+        await standby.stop();
+        // the old primary comes back and archives the segment in which timeline 2 began: it lies beside its partial
+        await source.start();
+        const whole = await source.switchWal();
+        await source.waitUntilArchived(whole);
+        await source.stop();
+        expect(readdirSync(ledger)).toEqual(
+          expect.arrayContaining([whole, `${whole}.partial`, '00000002.history']),
+        );
       });
 
       it('E5, O2: restore by name, gzip in many parts, follows the history to timeline 2', async () => {
@@ -179,7 +187,13 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
 
       it('E5: wal-restore gives back the bytes of every kind and codec; a whole segment comes before its partial', async () => {
         const [partial = ''] = readdirSync(ledger).filter((name) => name.endsWith('.partial'));
-        const wanted = [plain.beginWal, parts.beginWal, newest.beginWal, partial.slice(0, 24), '00000002.history'];
+        const wanted = [
+          plain.beginWal,
+          parts.beginWal,
+          newest.beginWal,
+          partial.slice(0, 24),
+          '00000002.history',
+        ];
         const suffixes = Object.keys(await shared.objects()).map((key) => /[^/]*$/.exec(key)?.[0]);
         expect(suffixes).toEqual(
           expect.arrayContaining([
@@ -192,10 +206,11 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         );
         const into = makeTempDir('wal');
         const fetch = (name: string) =>
-          shared.barman('barman-cloud-wal-restore', ['--spool-dir', makeTempDir('spool')], [
-            name,
-            join(into, name),
-          ]);
+          shared.barman(
+            'barman-cloud-wal-restore',
+            ['--spool-dir', makeTempDir('spool')],
+            [name, join(into, name)],
+          );
         for (const name of wanted) {
           expect(await fetch(name), name).toMatchObject({ code: 0 });
           const same = readFileSync(join(into, name)).equals(readFileSync(join(ledger, name)));
@@ -211,7 +226,7 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         expect(await other.barman('barman-cloud-check-wal-archive')).toMatchObject({ code: 0 });
       });
 
-      it('E5: what backup-keep keeps and releases, walkeep shows', async () => {
+      it('E5: what backup-keep keeps and releases, walkeep reads', async () => {
         const keeps = async () =>
           Object.fromEntries(
             (await listBackups(shared.repository, signal)).map(({ backupId, keep }) => [backupId, keep]),
@@ -226,8 +241,6 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
           [parts.backupId]: 'standalone',
           [newest.backupId]: undefined,
         });
-        const shown = await shared.walkeep('get', 'backups', '-o', 'wide');
-        expect(shown.stdout).toMatch(/plain .* full/);
         for (const { backupId } of [plain, parts]) {
           expect(await keep(['--release'], backupId)).toMatchObject({ code: 0 });
         }
@@ -237,14 +250,10 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       it('E4, E5: the same objects in a directory are a repository of walkeep', async () => {
         const directory = shared.copyToDirectory();
         const places = newPlaces(tablespaces);
-        const restored = await shared.walkeep(
-          ...['restore', shared.server, '--repository', `file://${directory}`, '--backup-id', 'newest'],
-          ...['-D', places.pgdata, ...tablespaceFlags(places)],
-        );
-        expect(restored).toMatchObject({ code: 0, stdout: expect.stringContaining(newest.backupId) });
-        const postgres = await openPostgres({ major, dataDirectory: places.pgdata });
-        await postgres.start();
-        await postgres.waitUntilPromoted();
+        const from = [shared.server, '--repository', `file://${directory}`, '--backup-id', 'newest'];
+        const { stdout } = await succeeded(shared.restoreByWalkeep(places, ...from));
+        expect(stdout).toContain(newest.backupId);
+        const postgres = await started(major, places.pgdata);
         expect(await contentOf(postgres)).toEqual(onTimeline2);
         await postgres.stop();
       });
@@ -280,13 +289,9 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       let atEnd: Content;
       let written: Record<string, string>;
 
-      const archiveByBarman = async (codec: string) => {
-        source.configure({ archive_command: shared.barmanArchiveCommand(codec) });
-        await source.reload();
-      };
+      const archiveByBarman = (codec: string) => archiveBy(source, shared.barmanArchiveCommand(codec));
       const backUp = async (name: string, ...options: string[]) => {
-        const outcome = await shared.barmanBackup(source, '--name', name, ...options);
-        expect(outcome).toMatchObject({ code: 0 });
+        await succeeded(shared.barmanBackup(source, '--name', name, ...options));
       };
 
       beforeAll(async () => {
@@ -307,6 +312,7 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         await writeChapter(source, 'after the moment');
         atEnd = await contentOf(source);
         await source.waitUntilArchived(await source.switchWal());
+        await succeeded(shared.barman('barman-cloud-backup-keep', ['--target', 'full'], ['gzipped']));
         written = await shared.objects();
         await shared.apply('zstd');
       });
@@ -325,13 +331,15 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         );
         expect(counts[0]).toBe(3);
         expect(Math.min(...counts.slice(1))).toBeGreaterThan(4);
-        const listed = await shared.walkeep('get', 'backups');
-        expect(listed.code).toBe(0);
-        for (const name of ['gzipped', 'lz4-parts', 'bare-parts']) {
-          expect(listed.stdout).toMatch(
-            new RegExp(`^${name} .* written-by-barman +barmanObjectStore +completed`, 'm'),
-          );
-        }
+        const listed = await succeeded(shared.walkeep('get', 'backups', '-o', 'json'));
+        const kept = { annotations: { 'walkeep.io/keep': 'full' } };
+        expect(JSON.parse(listed.stdout)).toMatchObject({
+          items: entries.map(({ backupId }, at) => ({
+            metadata: { name: infos[at]?.backupName, ...(at === 0 ? kept : {}) },
+            spec: { cluster: { name: shared.server } },
+            status: { phase: 'completed', backupId },
+          })),
+        });
         expect(await shared.objects()).toEqual(written);
       });
 
@@ -340,12 +348,12 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         onCleanUp(() => stopStarted(major, places.pgdata));
         const sockets = makeTempDir('sock');
         const settings = [`unix_socket_directories=${sockets}`, 'listen_addresses=', 'port=5432'];
-        const restored = await shared.walkeep(
-          ...['restore', ...shared.fromUrl, '--backup-id', 'gzipped', '-D', places.pgdata],
-          ...[...tablespaceFlags(places), ...settings.flatMap((setting) => ['--set', setting])],
-          ...['--start', '--postgres-bin', postgresBin(major)],
+        const from = [...shared.fromUrl, '--backup-id', 'gzipped'];
+        const start = ['--start', '--postgres-bin', postgresBin(major)];
+        const restored = await succeeded(
+          shared.restoreByWalkeep(places, ...from, ...start, ...settings.flatMap((one) => ['--set', one])),
         );
-        expect(restored).toMatchObject({ code: 0, stderr: expect.stringContaining('no recorded hashes') });
+        expect(restored.stderr).toContain('no recorded hashes');
         expect(restored.stdout).toContain('recovered');
         expect(await contentOf(serverAt(sockets))).toEqual(atEnd);
         expect(tablespaceLinks(places.pgdata)).toEqual(places.tablespaces.map(({ location }) => location));
@@ -354,14 +362,9 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
 
       it('E5, C4, O2: walkeep restore of the applied cluster: lz4 in many parts, to a moment', async () => {
         const places = newPlaces(tablespaces);
-        const restored = await shared.walkeep(
-          ...['restore', shared.server, '--backup-id', 'lz4-parts', '--target-time', moment],
-          ...['-D', places.pgdata, ...tablespaceFlags(places)],
-        );
-        expect(restored).toMatchObject({ code: 0 });
-        const postgres = await openPostgres({ major, dataDirectory: places.pgdata });
-        await postgres.start();
-        await postgres.waitUntilPromoted();
+        const target = ['--backup-id', 'lz4-parts', '--target-time', moment];
+        await succeeded(shared.restoreByWalkeep(places, shared.server, ...target));
+        const postgres = await started(major, places.pgdata);
         expect(await contentOf(postgres)).toEqual(atMoment);
         await postgres.stop();
       });
@@ -369,14 +372,9 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       it('E4, E5, O2: walkeep restore from a copy in a directory: uncompressed in many parts, to the end', async () => {
         const places = newPlaces(tablespaces);
         const url = `file://${shared.copyToDirectory()}`;
-        const restored = await shared.walkeep(
-          ...['restore', shared.server, '--repository', url, '--backup-id', 'bare-parts'],
-          ...['-D', places.pgdata, ...tablespaceFlags(places)],
-        );
-        expect(restored).toMatchObject({ code: 0 });
-        const postgres = await openPostgres({ major, dataDirectory: places.pgdata });
-        await postgres.start();
-        await postgres.waitUntilPromoted();
+        const from = [shared.server, '--repository', url, '--backup-id', 'bare-parts'];
+        await succeeded(shared.restoreByWalkeep(places, ...from));
+        const postgres = await started(major, places.pgdata);
         expect(await contentOf(postgres)).toEqual(atEnd);
         await postgres.stop();
         expect(await shared.objects()).toEqual(written);
@@ -384,8 +382,7 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
 
       it('A4, E5: another cluster is refused: whose repository it is, barman’s records tell', async () => {
         const foreign = await createPostgres({ major });
-        foreign.configure({ archive_command: shared.walkeepArchiveCommand(foreign) });
-        await foreign.reload();
+        await archiveBy(foreign, shared.walkeepArchiveCommand(foreign));
         const copying = copyBackup(shared.backupPorts(foreign), shared.backupInput(foreign), { signal });
         await expect(copying).rejects.toMatchObject({ code: 'wal-foreign' });
         await foreign.switchWal();
@@ -396,8 +393,7 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       });
 
       it('A4, E5: walkeep goes on archiving and backing up there, and changes nothing that was there', async () => {
-        source.configure({ archive_command: shared.walkeepArchiveCommand(source) });
-        await source.reload();
+        await archiveBy(source, shared.walkeepArchiveCommand(source));
         await writeChapter(source, 'archived by walkeep');
         const segment = await source.switchWal();
         await source.waitUntilArchived(segment);
@@ -419,36 +415,38 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
       it('E5, O2: the oldest backup of barman-cloud recovers over the WAL of both', async () => {
         const expected = await contentOf(source);
         const places = newPlaces(tablespaces);
-        const restored = await shared.walkeep(
-          ...['restore', shared.server, '--backup-id', 'gzipped', '-D', places.pgdata],
-          ...tablespaceFlags(places),
-        );
-        expect(restored).toMatchObject({ code: 0 });
-        const postgres = await openPostgres({ major, dataDirectory: places.pgdata });
-        await postgres.start();
-        await postgres.waitUntilPromoted();
+        await succeeded(shared.restoreByWalkeep(places, shared.server, '--backup-id', 'gzipped'));
+        const postgres = await started(major, places.pgdata);
         expect(await contentOf(postgres)).toEqual(expected);
         await postgres.stop();
+      });
+
+      it('B2, E5: one that barman-cloud began and never ended is shown, and never restored', async () => {
+        await shared.barmanBackupKilled(source, 'killed');
+        const last = (await listBackups(shared.repository, signal)).at(-1);
+        expect(last?.info?.status).toBe('STARTED');
+        const plan = await shared.walkeep('restore', ...shared.fromUrl, '--plan');
+        expect(plan).toMatchObject({ code: 0, stdout: expect.stringContaining('by-walkeep') });
+        const id = last?.backupId ?? '';
+        const refused = await shared.walkeep('restore', ...shared.fromUrl, '--backup-id', id, '--plan');
+        expect(refused.code).not.toBe(0);
+        expect(refused.stderr).toContain(id);
       });
 
       it('E5: what is compressed with snappy, bzip2 or xz is refused by name before anything is written', async () => {
         const later = shareRepository(s3, 'later');
         const archive = async (codec: string) => {
-          source.configure({ archive_command: later.barmanArchiveCommand(codec) });
-          await source.reload();
+          await archiveBy(source, later.barmanArchiveCommand(codec));
         };
         const refusal = async (backup: string) => {
-          const { pgdata } = newPlaces([]);
-          const outcome = await later.walkeep(
-            ...['restore', ...later.fromUrl, '--backup-id', backup, '-D', pgdata],
-          );
-          expect(existsSync(pgdata)).toBe(false);
+          const places = newPlaces(tablespaces);
+          const outcome = await later.restoreByWalkeep(places, ...later.fromUrl, '--backup-id', backup);
+          expect(existsSync(places.pgdata)).toBe(false);
           return outcome;
         };
         await archive('--gzip');
         for (const codec of ['snappy', 'bzip2']) {
-          const outcome = await later.barmanBackup(source, '--name', codec, `--${codec}`);
-          expect(outcome).toMatchObject({ code: 0 });
+          await succeeded(later.barmanBackup(source, '--name', codec, `--${codec}`));
         }
         await source.waitUntilArchived(await source.switchWal());
         for (const codec of ['snappy', 'bzip2']) {
@@ -466,31 +464,64 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
   );
 
   describeEachMajor(
+    'and walkeep, both from a standby, with segments of 1 MiB',
+    (major) => {
+      it('B1, E5, O2: each restores what the other took, to the end', async () => {
+        const shared = shareRepository(s3, 'from-a-standby');
+        await shared.apply('lz4');
+        const primary = await createPostgres({ major, segmentSizeMiB: 1 });
+        await archiveBy(primary, shared.walkeepArchiveCommand(primary));
+        await primary.psql('create table story (id int generated always as identity, chapter text)');
+        const standby = await primary.createStandby();
+        const write = (chapter: string) =>
+          primary.psql(
+            `insert into story (chapter) select '${chapter}' || g from generate_series(1, 6000) g`,
+          );
+        await write('before');
+        const ours = await shared.takeBackup(standby, { backupName: 'ours' }, primary);
+        expect(ours).toMatchObject({ fromStandby: true, segmentSize: MiB });
+        await write('between');
+        await succeeded(shared.barmanBackup(standby, '--name', 'theirs', '--gzip'));
+        await write('after');
+        const expected = await contentOf(primary);
+        await primary.waitUntilArchived(await primary.switchWal());
+        await standby.stop();
+        await primary.stop();
+
+        const [first, second] = [newPlaces([]), newPlaces([])];
+        await succeeded(shared.restoreByBarman('ours', first));
+        const settings = { restore_command: shared.barmanRestoreCommand() };
+        const restored = await recover(major, first.pgdata, settings);
+        expect(await contentOf(restored)).toEqual(expected);
+        await restored.stop();
+        await succeeded(shared.restoreByWalkeep(second, shared.server, '--backup-id', 'theirs'));
+        const again = await started(major, second.pgdata);
+        expect(await contentOf(again)).toEqual(expected);
+        await again.stop();
+      });
+    },
+    [15],
+  );
+
+  describeEachMajor(
     'and walkeep in one repository',
     (major) => {
       it('E5, O2: each restores what the other took, to the end', async () => {
         const shared = shareRepository(s3, `both-${major}`);
         await shared.apply('gzip');
         const source = await createPostgres({ major });
-        source.configure({ archive_command: shared.walkeepArchiveCommand(source) });
-        await source.reload();
+        await archiveBy(source, shared.walkeepArchiveCommand(source));
         const tablespaces = await fillWithTablespaces(source);
         const ours = await shared.takeBackup(source, { backupName: 'ours' });
         await writeChapter(source, 'between');
-        expect(await shared.barmanBackup(source, '--name', 'theirs', '--gzip')).toMatchObject({ code: 0 });
+        await succeeded(shared.barmanBackup(source, '--name', 'theirs', '--gzip'));
         await writeChapter(source, 'after both');
         const expected = await contentOf(source);
         await source.waitUntilArchived(await source.switchWal());
         await source.stop();
 
         const first = newPlaces(tablespaces);
-        const rules = first.tablespaces.flatMap(({ name, location }) => [
-          '--tablespace',
-          `${name}:${location}`,
-        ]);
-        expect(
-          await shared.barman('barman-cloud-restore', rules, [ours.backupId, first.pgdata]),
-        ).toMatchObject({ code: 0 });
+        await succeeded(shared.restoreByBarman('ours', first));
         const verified = await verifyBackup(shared, major, ours.backupId, first.pgdata);
         if (verified) expect(verified).toMatchObject({ code: 0, stderr: '' });
         const byBarman = await recover(major, first.pgdata, {
@@ -500,14 +531,8 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         await byBarman.stop();
 
         const second = newPlaces(tablespaces);
-        const restored = await shared.walkeep(
-          ...['restore', shared.server, '--backup-id', 'theirs', '-D', second.pgdata],
-          ...tablespaceFlags(second),
-        );
-        expect(restored).toMatchObject({ code: 0 });
-        const byWalkeep = await openPostgres({ major, dataDirectory: second.pgdata });
-        await byWalkeep.start();
-        await byWalkeep.waitUntilPromoted();
+        await succeeded(shared.restoreByWalkeep(second, shared.server, '--backup-id', 'theirs'));
+        const byWalkeep = await started(major, second.pgdata);
         expect(await contentOf(byWalkeep)).toEqual(expected);
         await byWalkeep.stop();
       });
@@ -516,8 +541,19 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
   );
 });
 
-function tablespaceFlags({ tablespaces }: NewPlaces): string[] {
-  return tablespaces.flatMap(({ name, location }) => ['--tablespace', `${name}=${location}`]);
+/** A server on a directory that `walkeep restore` left ready, its recovery at its end. */
+async function started(major: Major, dataDirectory: string): Promise<Postgres> {
+  const postgres = await openPostgres({ major, dataDirectory });
+  await postgres.start();
+  await postgres.waitUntilPromoted();
+  return postgres;
+}
+
+/** @returns the outcome of a program that had to end well, else fails with all it wrote */
+async function succeeded(running: Promise<Outcome>): Promise<Outcome> {
+  const outcome = await running;
+  expect(outcome).toMatchObject({ code: 0 });
+  return outcome;
 }
 
 /** What CloudNativePG is to find in the JSON about a backup. */

@@ -12,11 +12,12 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { MARK } from '../../scripts/lib/quickstart/processes.ts';
 import { onCleanUp } from '../support/cleanup.ts';
-import { type Outcome, runProcess } from '../support/processes.ts';
-import { giveToServerUser } from '../support/server-user.ts';
+import { freePort, type Outcome, runProcess } from '../support/processes.ts';
+import { giveToServerUser, serverUser } from '../support/server-user.ts';
 import { makeTempDir } from '../support/temp.ts';
-import { describeWith, repositoryRoot } from '../support/tools.ts';
+import { availableMajors, describeWith, postgresBin, repositoryRoot, toolPath } from '../support/tools.ts';
 
 const PROOF = /PROVEN: orders 1 to 40 are there/;
 const MINUTES_4 = 240_000;
@@ -151,6 +152,32 @@ describe('quickstart', () => {
     expect(outcome.code).toBe(1);
     expect(outcome.stderr).toMatch(/is not empty and not of an earlier quickstart/);
     expect(readdirSync(full)).toEqual(['precious']);
+  });
+});
+
+describe('docs/quickstart.md', () => {
+  it('has commands that do what it says, one after another', { timeout: MINUTES_4 }, async () => {
+    const home = makeTempDir('doc');
+    const page = readFileSync(join(repositoryRoot, 'docs/quickstart.md'), 'utf8');
+    const [setUp, ...blocks] = [...page.matchAll(/```sh\n(.*?)```/gs)].map(([, commands]) => commands!);
+    expect(setUp).toBe('./scripts/setup quickstart\n');
+    const [major] = availableMajors();
+    const ports = new Map([
+      [7233, await freePort()],
+      [8233, await freePort()],
+      [9188, await freePort()],
+    ]);
+    const script = `export HOME='${home}'\ncd '${repositoryRoot}'\n${blocks.join('')}`
+      .replaceAll(/\b(7233|8233|9188)\b/g, (port) => String(ports.get(Number(port))))
+      .replaceAll('/usr/lib/postgresql/15/bin', postgresBin(major!));
+    const { code, stdout, stderr } = await runProcess('bash', ['-e', '-o', 'pipefail', '-c', script], {
+      user: serverUser,
+      env: { PATH: process.env['PATH'], WALKEEP_TEMPORAL: toolPath('temporal'), [MARK]: home },
+      timeoutMs: MINUTES_4,
+    });
+    onCleanUp(() => processesOf(home).forEach((pid) => process.kill(pid, 'SIGKILL')));
+    expect(`${stdout}\n${stderr}\nexit code ${code}`).toMatch(/40 \| +1 \| +40 \|/);
+    expect(code).toBe(0);
   });
 });
 

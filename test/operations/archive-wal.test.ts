@@ -3,10 +3,12 @@ import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileS
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it, test } from 'vitest';
+import { BackupError } from '../../core/errors.ts';
 import { createArchiveMemory, pushWal, type ArchivePorts } from '../../operations/archive-wal.ts';
 import { createRepository } from '../../repository/repository.ts';
 import { findWal, readWal } from '../../repository/wal.ts';
 import { faulty, type Fault } from '../../stores/faulty.ts';
+import { createFilesystemStore } from '../../stores/filesystem.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
 import { compressBytes, CODEC_SUFFIX, type Codec } from '../../streams/codec.ts';
@@ -395,6 +397,27 @@ describe('pushWal and timelines', () => {
     expect(await archived('00000002.history')).toHaveLength(1);
   });
 
+  it('A5: the failure of another file’s try to store the history is not the answer for this one', async () => {
+    inPgWal('00000002.history', history);
+    const next = '000000020000000000000009';
+    for (const name of [child, next]) inPgWal(name, makeSegment(name));
+    const memory = createArchiveMemory();
+    let fail: (error: unknown) => void = () => undefined;
+    const stalling: ObjectStore = {
+      ...store,
+      put: (key, body, options) =>
+        key.includes('history') ? new Promise((_, reject) => (fail = reject)) : store.put(key, body, options),
+    };
+    const first = push(child, { store: stalling, memory });
+    while (memory.histories.size === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    const second = push(next, { memory });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    fail(new BackupError('store-full', 'no room'));
+    await expect(first).rejects.toMatchObject({ code: 'store-full' });
+    expect(await second).toMatchObject({ outcome: 'archived' });
+    expect(await archived('00000002.history')).toHaveLength(1);
+  });
+
   it('A7: with another history of this timeline in the archive, its segments are refused', async () => {
     inPgWal(SEGMENT, makeSegment(SEGMENT));
     await push(SEGMENT);
@@ -506,6 +529,26 @@ describe('pushWal and a store that fails', () => {
   it('A1: an object that the store confirmed and lost is not confirmed', async () => {
     const losing: ObjectStore = { ...store, put: async () => ({ sizeBytes: 1 }) };
     await expect(push(SEGMENT, { store: losing })).rejects.toBeDefined();
+  });
+
+  it('A1: in a directory, what a killed writer left visible is synced before it is confirmed', async () => {
+    const directory = createFilesystemStore(makeTempDir('directory'));
+    expect(await push(SEGMENT, { store: directory })).toMatchObject({ outcome: 'archived' });
+    const synced: string[] = [];
+    const watched: ObjectStore = {
+      ...directory,
+      makeDurable: async (key, options) => {
+        await directory.makeDurable?.(key, options);
+        synced.push(key);
+      },
+    };
+    expect(await push(SEGMENT, { store: watched })).toMatchObject({ outcome: 'already-archived' });
+    expect(synced).toEqual([`pg/wals/0000000100000000/${SEGMENT}.zst`]);
+    const failing: ObjectStore = {
+      ...directory,
+      makeDurable: () => Promise.reject(new BackupError('store-unavailable', 'EIO')),
+    };
+    await expect(push(SEGMENT, { store: failing })).rejects.toMatchObject({ code: 'store-unavailable' });
   });
 
   it('D3: a failing look-up is not taken for "nothing there"', async () => {

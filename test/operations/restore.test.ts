@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { beforeEach, describe, expect, it, test } from 'vitest';
+import { beforeEach, describe, expect, it, test, vi } from 'vitest';
 import { readRecoveryFile } from '../../operations/recovery-file.ts';
 import { planFromRepository } from '../../operations/recovery-plan.ts';
 import { restore, type RestoreProgress, type RestoreRequest } from '../../operations/restore.ts';
@@ -106,6 +106,29 @@ describe('a restored directory', () => {
     expect(result.warnings.join()).toContain('data_directory');
     expect(existsSync(join(target, 'recovery.signal'))).toBe(true);
     expect(existsSync(join(target, 'standby.signal'))).toBe(false);
+  });
+
+  it('C5: no included file leads back to the source’s places, nor to its subscriptions’ slots', async () => {
+    const outside = join(parent, 'source.conf');
+    writeFileSync(outside, `data_directory = '/srv/source'\n`);
+    const members = dataMembers().filter(
+      (member) => !(Array.isArray(member) && member[0] === 'postgresql.conf'),
+    );
+    const main = `include_dir 'conf.d'\ninclude_if_exists = '${outside}'\ninclude '${outside}'\nwork_mem = 8MB\n`;
+    const files: Member[] = [
+      ['postgresql.conf', main],
+      ['conf.d', null],
+      ['conf.d/a.conf', `data_directory = '/srv/source'\ninclude 'b.inc'\n`],
+      ['conf.d/b.inc', `hba_file = '/srv/source/pg_hba.conf'\nport = 5433\n`],
+    ];
+    await put({ tars: { 'data.tar': [...members, ...files] } });
+    const { warnings } = await run();
+    const counts = (path: string) => [...parseSettings(read(path)).keys()];
+    expect(counts('postgresql.conf')).toEqual(['include_dir', 'work_mem']);
+    expect(counts('conf.d/a.conf')).toEqual(['include']);
+    expect(counts('conf.d/b.inc')).toEqual(['port']);
+    expect(warnings.join()).toContain('hba_file');
+    expect(parseSettings(read('postgresql.auto.conf')).get('max_logical_replication_workers')).toBe('0');
   });
 
   it('of two targets only the plan’s is set, and it comes last: PostgreSQL refuses two', async () => {
@@ -241,6 +264,30 @@ describe('tablespaces', () => {
     expect(readlinkSync(join(target, 'pg_tblspc/16384'))).toBe(directory);
     expect(read('pg_tblspc/16384/PG_15_202209061/5/16400')).toBe('row');
     expect(existsSync(join(directory, RESTORE_MARKER))).toBe(false);
+  });
+
+  it('C1: are never taken for those of an interrupted restore once the copy can be started', async () => {
+    await put({ tablespaces, tars });
+    const mapping = { 'Ts "é': join(parent, 'space') };
+    vi.stubEnv('WALKEEP_FAILPOINT', 'restore.activated:throw');
+    await expect(run({ tablespaces: mapping })).rejects.toThrow('restore.activated');
+    vi.unstubAllEnvs();
+    // the server may run by now; another copy of the same backup must not be unpacked below it
+    await expect(run({ tablespaces: mapping, targetDirectory: join(parent, 'other') })).rejects.toMatchObject(
+      { code: 'directory-not-empty', message: expect.stringContaining('space') },
+    );
+    expect(existsSync(join(parent, 'other'))).toBe(false);
+  });
+
+  it('S2: get PostgreSQL’s folder and nothing else, since the record says where they go', async () => {
+    await put({
+      tablespaces,
+      tars: { ...tars, '16384.tar': [...tars['16384.tar'], ['authorized_keys', 'x']] },
+    });
+    const directory = join(parent, 'space');
+    const { warnings } = await run({ tablespaces: { 'Ts "é': directory } });
+    expect(readdirSync(directory)).toEqual(['PG_15_202209061']);
+    expect(warnings.join()).toContain('authorized_keys');
   });
 
   it('that lay inside the data directory stay inside', async () => {

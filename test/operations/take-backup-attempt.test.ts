@@ -1,7 +1,17 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { claimAttempt, clearAttempt, deleteParts, partFilesKey } from '../../operations/backup-attempt.ts';
+import {
+  claimAttempt,
+  clearAttempt,
+  deleteParts,
+  partFilesKey,
+  saveDetails,
+  settleAttempt,
+  type AttemptDetails,
+} from '../../operations/backup-attempt.ts';
+import type { BackupPorts } from '../../operations/backup-ports.ts';
 import { discardBackup } from '../../operations/discard-backup.ts';
+import { recordBackup } from '../../operations/record-backup.ts';
 import { createRepository } from '../../repository/repository.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 
@@ -66,6 +76,39 @@ describe('claimAttempt', () => {
 
 describe('clearing away', () => {
   const ID = '20261125T010203';
+  const details = (): AttemptDetails => ({
+    version: 1,
+    owner,
+    copied: {
+      backupId: ID,
+      backupName: 'b',
+      beginLsn: '0/2000028',
+      endLsn: '0/2000100',
+      beginWal: '000000010000000000000002',
+      endWal: '000000010000000000000002',
+      timeline: 1,
+      systemId: '7',
+      beginTime: '2026-11-25T01:02:03.000Z',
+      endTime: '2026-11-25T01:02:04.000Z',
+      segmentSize: 16 << 20,
+      postgresVersion: 150_000,
+      fromStandby: false,
+      bytes: 0,
+      storedBytes: 0,
+      files: 0,
+      pageChecksumFailures: 0,
+    },
+    backupLabel: 'x',
+    tablespaceMap: '',
+    tablespaces: [],
+    parts: [],
+    pageChecksumFailures: [],
+    skipped: [],
+    dataChecksums: true,
+    pgdata: '/srv/pg',
+    copySeconds: 1,
+    jobs: 1,
+  });
 
   async function withAttempt() {
     const all = open();
@@ -88,6 +131,7 @@ describe('clearing away', () => {
     expect(await keys()).toEqual([
       'srv/base/20261125T010204/data.tar.gz',
       'srv/walkeep/attempts/20261125T010203.json',
+      'srv/walkeep/attempts/20261125T010203/verdict',
       'srv/walkeep/attempts/20261125T010204/copied.json',
     ]);
     await discardBackup({ repository: () => Promise.resolve(repository) }, ID);
@@ -99,6 +143,37 @@ describe('clearing away', () => {
     const before = await keys();
     await discardBackup({ repository: () => Promise.resolve(repository) }, ID);
     expect(await keys()).toEqual(before);
+  });
+
+  it('B2: of recording and discarding at once, one happens: whoever says it first', async () => {
+    const { repository, store, keys } = await withAttempt();
+    await settleAttempt(repository, ID, 'record', { signal });
+    const before = await keys();
+    await discardBackup({ repository: () => Promise.resolve(repository) }, ID);
+    expect(await keys()).toEqual(before);
+
+    await store.delete([`srv/walkeep/attempts/${ID}/verdict`], { signal });
+    await saveDetails(repository, details(), { signal });
+    const late = createRepository(
+      {
+        ...store,
+        // the record is on its way, past the look at its details, when the attempt is discarded
+        get: async (key, options) => {
+          const found = await store.get(key, options);
+          if (key.endsWith('copied.json'))
+            await discardBackup({ repository: () => Promise.resolve(repository) }, ID);
+          return found;
+        },
+      },
+      'srv',
+    );
+    const ports = { repository: () => Promise.resolve(late), walkeepVersion: '1' } as unknown as BackupPorts;
+    await expect(recordBackup(ports, details().copied, { signal })).rejects.toMatchObject({
+      code: 'backup-unusable',
+    });
+    const after = await keys();
+    expect(after).not.toContain(`srv/base/${ID}/data.tar.gz`);
+    expect(after).not.toContain(`srv/base/${ID}/backup.info`);
   });
 
   it('leaves alone what is no tar', async () => {

@@ -82,6 +82,20 @@ describe('the archive of a cluster that is applied on this host', () => {
     await source.close();
   });
 
+  it('A1: is opened anew for a manifest whose revision begins anew, as when all but the worker was lost', async () => {
+    const source = createClusterArchiveSource(ports);
+    await apply(makeTempDir('archive'));
+    expect(await source.current()).toMatchObject({ revision: '1' });
+    await ports.state.clusters.remove('default', 'pg');
+    const elsewhere = makeTempDir('archive');
+    await apply(elsewhere);
+    expect(await source.current()).toMatchObject({
+      revision: '1',
+      repository: { url: `file://${elsewhere}/pg` },
+    });
+    await source.close();
+  });
+
   it('has a socket that depends on the data directory alone, and is short', () => {
     const path = agentSocketPath('/var/lib/walkeep/run', '/srv/pg');
     expect(path).toMatch(/^\/var\/lib\/walkeep\/run\/wal-[0-9a-f]{12}\.sock$/);
@@ -135,6 +149,12 @@ describe('what an agent fetches', () => {
     rmSync(destination());
     expect(await fetch(nth(3), destination(), { signal })).toEqual({ outcome: 'hole', later: nth(4) });
     expect(existsSync(destination())).toBe(false);
+  });
+
+  it('C3: in a recovery whose file was moved away, nothing is said, least of all about the own archive', async () => {
+    await archive(makeTempDir('archive'), [1]);
+    writeFileSync(join(pgdata, 'recovery.signal'), '');
+    await expect(fetcher()(nth(9), destination(), { signal })).rejects.toMatchObject({ code: 'not-yet' });
   });
 
   it('C3: with a recovery file that is damaged, nothing is said', async () => {

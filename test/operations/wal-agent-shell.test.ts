@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -222,14 +222,26 @@ describe('walkeep-wal push', () => {
 });
 
 describe('walkeep-wal fetch', () => {
-  const there = () => writeFileSync(join(directory, 'pg_wal/RECOVERYXLOG'), 'x');
+  const asked = (request: string) => /[?&]to=(\S+)/.exec(request)?.[1] ?? '';
 
   it("C3: answers 0 on the agent's word when the file is there", async () => {
-    await agent((connection) => {
-      there();
+    await agent((connection, request) => {
+      writeFileSync(join(directory, asked(request)), 'x');
       connection.end(http(`walkeep fetched ${NAME}\n`));
     });
     expect(await run(FETCH())).toMatchObject({ status: 0, fullClient: undefined });
+    expect(readdirSync(join(directory, 'pg_wal'))).toEqual(['RECOVERYXLOG']);
+  });
+
+  it("C3: an agent that was given up can't write below a later question's file", async () => {
+    const names: string[] = [];
+    await agent((connection, request) => {
+      names.push(asked(request));
+      connection.destroy();
+    });
+    const body = 'echo x > pg_wal/RECOVERYXLOG';
+    for (const _ of [1, 2]) expect((await run(FETCH(), { body })).status).toBe(0);
+    expect(new Set([...names, 'pg_wal/RECOVERYXLOG']).size).toBe(3);
   });
 
   it('C3: does not believe in a file that is not there', async () => {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BackupError } from '../../core/errors.ts';
+import { parseWalFileName, type WalFile } from '../../core/segment.ts';
 import { createArchiveSource, type ArchiveTarget } from '../../operations/archive-source.ts';
 import {
   createWalAgent,
@@ -12,6 +13,7 @@ import {
   type WalAgentEvent,
   type WalAgentPorts,
 } from '../../operations/wal-agent.ts';
+import { createUploads } from '../../operations/wal-uploads.ts';
 import { createRepository } from '../../repository/repository.ts';
 import { faulty, type Fault } from '../../stores/faulty.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
@@ -217,6 +219,40 @@ describe('the archiving agent', () => {
     expect(await walKeys()).toEqual([]);
     expect(await push(nth(1))).toBe(`walkeep archived ${nth(1)}\n`);
     expect(await walKeys()).toEqual([nth(1)]);
+  });
+
+  it('A4, A7: what is known of one archive is never believed of another, also when the manifest changes meanwhile', async () => {
+    const stores = [createMemoryStore(), createMemoryStore()] as const;
+    const [first, second] = stores.map((to, at): ArchiveTarget => ({
+      repository: createRepository(to, 'pg'),
+      storage: { codec: 'none' },
+      maxParallel: 1,
+      revision: String(at),
+    })) as [ArchiveTarget, ArchiveTarget];
+    const begun: ((target: ArchiveTarget) => void)[] = [];
+    const source = {
+      current: () => new Promise<ArchiveTarget>((open) => begun.push(open)),
+      opened: () => undefined,
+      forget: () => undefined,
+      close: async () => undefined,
+    };
+    const identity = async () => ({ systemId: SYSTEM_ID.toString(), segmentSize: 1024 * 1024 });
+    const uploads = createUploads({ pgdata, source, identity, signal });
+    const segment = (number: number) => `00000002${nth(number).slice(8)}`;
+    ready('00000002.history', ...[5, 6].map(segment));
+    done('00000002.history');
+    const ensure = (number: number) =>
+      uploads.ensure(parseWalFileName(segment(number)) as WalFile, new AbortController().signal);
+    // two questions at once, and the manifest changed between their looks at it
+    const asked = [ensure(5), ensure(6)];
+    begun[0]?.(first);
+    begun[1]?.(second);
+    await Promise.all(asked);
+    await uploads.settled();
+    const keys: string[] = [];
+    for await (const { key } of stores[1].list('pg/wals/', { signal })) keys.push(key);
+    expect(keys).toContain('pg/wals/00000002.history');
+    expect(keys).toContain(`pg/wals/0000000200000000/${segment(6)}`);
   });
 
   it('reads a rotated secret: a refused key opens the archive anew', async () => {
@@ -438,6 +474,29 @@ describe('fetching for a recovery', () => {
     expect(await ask(`/wal-fetch?name=${nth(1)}&to=pg_wal/RECOVERYXLOG`)).toMatch(
       /^walkeep unable \S+ store-unavailable: /,
     );
+  });
+
+  it('C3: ends when whoever asked has gone, so that nothing is written late', async () => {
+    let reason: unknown;
+    await start(
+      {},
+      {
+        fetch: (_name, _to, { signal }) =>
+          new Promise((_, reject) =>
+            signal.addEventListener('abort', () => reject((reason = signal.reason)), { once: true }),
+          ),
+      },
+    );
+    const asking = request({
+      socketPath,
+      method: 'POST',
+      path: `/wal-fetch?name=${nth(1)}&to=pg_wal/RECOVERYXLOG`,
+    });
+    asking.on('error', () => undefined).end();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    asking.destroy();
+    await until('the end of the work', async () => reason !== undefined);
+    expect(reason).toMatchObject({ code: 'agent-unavailable' });
   });
 
   it('A8, S2: only a file of pg_wal can be the destination', async () => {

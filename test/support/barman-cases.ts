@@ -24,11 +24,12 @@ import { collectBytes } from '../../streams/chunks.ts';
 import { applyTestCluster } from './applied-cluster.ts';
 import { barmanCloud, s3Arguments, type BarmanCloudProgram } from './barman.ts';
 import { openPostgres, type Postgres, type Settings } from './postgres.ts';
-import { runProcess, runSuccessfully, type Outcome } from './processes.ts';
+import { descendantsOf, runProcess, runSuccessfully, startProcess, type Outcome } from './processes.ts';
 import type { S3Server } from './s3.ts';
 import { giveToServerUser, serverUser } from './server-user.ts';
 import { makeTempDir } from './temp.ts';
 import { postgresBin, repositoryRoot, toolPath, type Major } from './tools.ts';
+import { until } from './wait.ts';
 
 export const { signal } = new AbortController();
 
@@ -44,8 +45,10 @@ export interface SharedRepository {
   readonly repository: Repository;
   /** Runs a barman-cloud program: first words, then the destination and the server, then the last words. */
   barman(program: BarmanCloudProgram, first?: readonly string[], last?: readonly string[]): Promise<Outcome>;
-  /** As `barman`, at a PostgreSQL. */
+  /** Takes a backup of a PostgreSQL by barman-cloud. */
   barmanBackup(postgres: Postgres, ...options: string[]): Promise<Outcome>;
+  /** Begins one, and kills it with all its children as soon as it has a record. */
+  barmanBackupKilled(postgres: Postgres, name: string): Promise<void>;
   /** For `archive_command`: barman-cloud archives. */
   barmanArchiveCommand(...options: string[]): string;
   /** For `restore_command`: barman-cloud fetches, with a spool of this recovery's own. */
@@ -56,8 +59,16 @@ export interface SharedRepository {
   apply(walCompression?: string): Promise<void>;
   backupPorts(postgres: Postgres): BackupPorts;
   backupInput(postgres: Postgres, change?: Partial<TakeBackupInput>): TakeBackupInput;
-  /** Takes, confirms and records a backup by walkeep. */
-  takeBackup(postgres: Postgres, change?: Partial<TakeBackupInput>): Promise<CopiedBackup>;
+  /** Takes, confirms and records a backup by walkeep; of a standby with its primary. */
+  takeBackup(
+    postgres: Postgres,
+    change?: Partial<TakeBackupInput>,
+    primary?: Postgres,
+  ): Promise<CopiedBackup>;
+  /** Restores by barman-cloud. */
+  restoreByBarman(backup: string, places: NewPlaces): Promise<Outcome>;
+  /** Restores by `walkeep restore`; `words` say from where and how far. */
+  restoreByWalkeep(places: NewPlaces, ...words: string[]): Promise<Outcome>;
   /** Runs a walkeep command as a person would: keys in the environment, no Temporal anywhere. */
   walkeep(...args: string[]): Promise<Outcome>;
   /** For `walkeep restore`: where the repository is. */
@@ -101,6 +112,26 @@ export function shareRepository(s3: S3Server, server: string): SharedRepository 
         [...options, '--immediate-checkpoint', ...s3Arguments(s3), destination, server],
         { s3, postgres },
       ),
+    async barmanBackupKilled(postgres, name) {
+      const before = new Set(Object.keys(await shared.objects()));
+      const began = async () => {
+        const keys = Object.keys(await shared.objects());
+        return keys.some((key) => key.endsWith('/backup.info') && !before.has(key));
+      };
+      const slowly = ['--name', name, '--max-bandwidth', '50kB', '--immediate-checkpoint'];
+      const backup = startProcess(
+        join(toolPath('barman'), 'barman-cloud-backup'),
+        [...slowly, ...s3Arguments(s3), destination, server],
+        {
+          env: { PATH: process.env['PATH'], ...s3.environment, ...postgres.environment },
+          user: serverUser,
+        },
+      );
+      await until('a record', began);
+      const all = [backup.pid, ...descendantsOf(backup.pid)];
+      for (const pid of all) process.kill(pid, 'SIGKILL');
+      await backup.ended;
+    },
     barmanArchiveCommand: (...options) =>
       barmanLine('barman-cloud-wal-archive', [...options, destination, server, '%p']),
     barmanRestoreCommand: () =>
@@ -162,8 +193,11 @@ export function shareRepository(s3: S3Server, server: string): SharedRepository 
       pgdata: postgres.dataDirectory,
       ...change,
     }),
-    async takeBackup(postgres, change) {
-      const ports = shared.backupPorts(postgres);
+    async takeBackup(postgres, change, primary) {
+      const ports: BackupPorts = {
+        ...shared.backupPorts(postgres),
+        ...(primary && { primary: connectionFromEnvironment(primary.environment) }),
+      };
       const copied = await copyBackup(ports, shared.backupInput(postgres, change), { signal });
       await confirmBackup(ports, copied, { signal, deadlineMs: 90_000 });
       await recordBackup(ports, copied, { signal });
@@ -178,6 +212,17 @@ export function shareRepository(s3: S3Server, server: string): SharedRepository 
         TEMPORAL_ADDRESS: '127.0.0.1:1',
       };
       return runProcess(node, [main, ...args], { env, cwd: repositoryRoot, timeoutMs: 150_000 });
+    },
+    restoreByBarman(backup, { pgdata, tablespaces }) {
+      const rules = tablespaces.flatMap(({ name, location }) => ['--tablespace', `${name}:${location}`]);
+      return shared.barman('barman-cloud-restore', rules, [backup, pgdata]);
+    },
+    restoreByWalkeep(places, ...words) {
+      const flags = places.tablespaces.flatMap(({ name, location }) => [
+        '--tablespace',
+        `${name}=${location}`,
+      ]);
+      return shared.walkeep('restore', ...words, '-D', places.pgdata, ...flags);
     },
     fromUrl: ['--repository', destination, '--server-name', server, '--endpoint-url', s3.endpointUrl],
     async objects() {
@@ -287,6 +332,12 @@ export function newPlaces(tablespaces: readonly TestTablespace[]): NewPlaces {
   };
 }
 
+/** Archives by this command from now on. */
+export async function archiveBy(postgres: Postgres, archiveCommand: string): Promise<void> {
+  postgres.configure({ archive_command: archiveCommand });
+  await postgres.reload();
+}
+
 /** Where the links of a data directory to its tablespaces lead, by oid. */
 export function tablespaceLinks(pgdata: string): string[] {
   const folder = join(pgdata, 'pg_tblspc');
@@ -335,13 +386,23 @@ export function asCloudNativePgReads(record: unknown) {
   };
 }
 
-/** Starts a restored directory, waits for the end of its recovery, and leaves the archive of its source alone. */
+/** A server on a directory that barman-cloud restored, not started yet; it leaves the archive of its source alone. */
+export async function openRestored(
+  major: Major,
+  dataDirectory: string,
+  signalFile: 'recovery.signal' | 'standby.signal',
+  settings: Settings,
+): Promise<Postgres> {
+  const path = join(dataDirectory, signalFile);
+  writeFileSync(path, '');
+  giveToServerUser(path);
+  const config = { archive_mode: false, archive_command: '', ...settings };
+  return openPostgres({ major, dataDirectory, config });
+}
+
+/** Starts a directory that barman-cloud restored, and waits for the end of its recovery. */
 export async function recover(major: Major, dataDirectory: string, settings: Settings): Promise<Postgres> {
-  const signalFile = join(dataDirectory, 'recovery.signal');
-  writeFileSync(signalFile, '');
-  giveToServerUser(signalFile);
-  const config = { archive_mode: false, archive_command: '', hot_standby: true, ...settings };
-  const postgres = await openPostgres({ major, dataDirectory, config });
+  const postgres = await openRestored(major, dataDirectory, 'recovery.signal', settings);
   await postgres.start();
   await postgres.waitUntilPromoted(120_000);
   return postgres;
@@ -372,7 +433,12 @@ export async function verifyBackup(
 export function serverAt(socketDirectory: string): Pick<Postgres, 'psql'> {
   return {
     async psql<Row extends pg.QueryResultRow>(sql: string, parameters?: unknown[]): Promise<Row[]> {
-      const client = new pg.Client({ host: socketDirectory, port: 5432, user: 'postgres', database: 'postgres' });
+      const client = new pg.Client({
+        host: socketDirectory,
+        port: 5432,
+        user: 'postgres',
+        database: 'postgres',
+      });
       await client.connect();
       try {
         return (await client.query<Row>(sql, parameters)).rows;

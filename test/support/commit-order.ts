@@ -49,7 +49,8 @@ export async function readCommitOrder(
       { env: { ...process.env, TZ: 'UTC', LC_ALL: 'C' } },
     );
     // The last record goes on in a segment that was not archived, or zeros follow it.
-    if (/error/.test(stderr) && !/error in WAL record|could not find file/.test(stderr)) throw new Error(stderr);
+    if (/error/.test(stderr) && !/error in WAL record|could not find file/.test(stderr))
+      throw new Error(stderr);
     return stdout.split('\n').flatMap(parseRecord);
   };
   const span = [first, last];

@@ -10,6 +10,7 @@ import { fetchWal } from '../../operations/fetch-wal.ts';
 import type { Repository } from '../../repository/repository.ts';
 import type { Canary, Commit } from './canary.ts';
 import type { Postgres } from './postgres.ts';
+import { descendantsOf } from './processes.ts';
 import type { S3Server } from './s3.ts';
 import { giveToServerUser } from './server-user.ts';
 import { makeTempDir } from './temp.ts';
@@ -61,7 +62,8 @@ export function createLedger(): Ledger {
         const destination = join(target, name);
         const ports = { repository: async () => repository, deadlineMs: 30_000 };
         const { outcome } = await fetchWal(ports, name, destination, { signal: NEVER });
-        if (outcome !== 'fetched') throw new Error(`O1: ${name} was answered 0, and is ${outcome} in ${repository.url}`);
+        if (outcome !== 'fetched')
+          throw new Error(`O1: ${name} was answered 0, and is ${outcome} in ${repository.url}`);
         if (!readFileSync(destination).equals(readFileSync(join(directory, name))))
           throw new Error(`O1: ${name} was answered 0, and ${repository.url} holds other bytes`);
       }
@@ -94,7 +96,8 @@ export function requireCommits(
   const expected = commits.map(({ id }) => id);
   const extra = found.slice(expected.length);
   const isPrefix = expected.every((id, at) => found[at] === id);
-  if (isPrefix && extra.length <= possible && extra.every((id, at) => id === expected.length + at + 1)) return;
+  if (isPrefix && extra.length <= possible && extra.every((id, at) => id === expected.length + at + 1))
+    return;
   throw new Error(
     `O2: ${expected.length} commits were acknowledged and archived, the restored server has ${found.length}: ${found.slice(-5).join(', ')}`,
   );
@@ -111,7 +114,7 @@ export interface Places {
   /** Data directories, of the source and restored. */
   readonly dataDirectories?: readonly string[];
   readonly states?: readonly string[];
-  /** Processes that are meant to be there, such as the worker that runs. */
+  /** Processes that are meant to be there, such as the worker that runs, and all they started. */
   readonly expectedPids?: readonly number[];
 }
 
@@ -160,11 +163,18 @@ export async function leftoversOf(places: Places): Promise<Leftovers> {
       ...(places.stores ?? []).flatMap((root) => below(join(root, '.walkeep-tmp'), () => true)),
       ...(places.states ?? []).flatMap((root) => below(root, (name) => name.startsWith('.tmp-'))),
       ...(places.dataDirectories ?? []).flatMap((root) =>
-        below(root, (name) => name.startsWith('.walkeep') || name.endsWith('.walkeep-withheld') || name.startsWith('xlogtemp.')),
+        below(
+          root,
+          (name) =>
+            name.startsWith('.walkeep') || name.endsWith('.walkeep-withheld') || name.startsWith('xlogtemp.'),
+        ),
       ),
     ],
     uploads: places.s3 ? await unfinishedUploads(places.s3) : [],
-    processes: processesAbout([...(places.states ?? []), ...(places.stores ?? [])], places.expectedPids ?? []),
+    processes: processesAbout(
+      [...(places.states ?? []), ...(places.stores ?? [])],
+      places.expectedPids ?? [],
+    ),
   };
 }
 
@@ -173,7 +183,9 @@ async function leftAtServer(postgres: Postgres) {
   const sessions = await postgres.psql<{ name: string }>(
     `SELECT application_name AS name FROM pg_stat_activity WHERE application_name LIKE 'walkeep %'`,
   );
-  const slots = await postgres.psql<{ name: string }>(`SELECT slot_name::text AS name FROM pg_replication_slots`);
+  const slots = await postgres.psql<{ name: string }>(
+    `SELECT slot_name::text AS name FROM pg_replication_slots`,
+  );
   const locks = await postgres.psql<{ name: string }>(
     `SELECT classid || '/' || objid AS name FROM pg_locks WHERE locktype = 'advisory'`,
   );
@@ -201,14 +213,13 @@ function below(root: string, isWanted: (name: string) => boolean): string[] {
 
 /** Processes whose command line names one of the paths: workers, clients of PostgreSQL, whatever they started. */
 function processesAbout(paths: readonly string[], expected: readonly number[]): string[] {
-  const ignored = new Set([process.pid, ...expected]);
+  const ignored = new Set([process.pid, ...expected.flatMap((pid) => [pid, ...descendantsOf(pid)])]);
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && !ignored.has(Number(name)))
     .flatMap((pid) => {
       try {
         const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-        const isServer = /\bpostgres\b/.test(line.split(' ')[0] ?? '');
-        return !isServer && paths.some((path) => line.includes(path)) ? [`${pid} ${line.slice(0, 200)}`] : [];
+        return paths.some((path) => line.includes(path)) ? [`${pid} ${line.slice(0, 200)}`] : [];
       } catch {
         return []; // it ended while we looked
       }
@@ -243,11 +254,14 @@ export function pictureOf(...roots: readonly string[]): Readonly<Record<string, 
 }
 
 /** A file system of so many MiB, for the server's user; `undefined`, said loudly, where none may be mounted. */
-export async function mountSmall(sizeMiB: number): Promise<{ directory: string; grow(toMiB: number): void } | undefined> {
+export async function mountSmall(
+  sizeMiB: number,
+): Promise<{ directory: string; grow(toMiB: number): void } | undefined> {
   const { execFileSync } = await import('node:child_process');
   const { onCleanUp } = await import('./cleanup.ts');
   const directory = makeTempDir('small');
-  const mount = (options: string, ...rest: string[]) => execFileSync('mount', ['-o', options, ...rest, directory], { stdio: 'ignore' });
+  const mount = (options: string, ...rest: string[]) =>
+    execFileSync('mount', ['-o', options, ...rest, directory], { stdio: 'ignore' });
   try {
     mount(`size=${sizeMiB}m,mode=755`, '-t', 'tmpfs', 'tmpfs');
   } catch {

@@ -57,8 +57,8 @@ export interface Worker {
 
 export interface MachineOptions {
   readonly temporal: TemporalServer;
-  /** The server that commands and workers of this machine find by libpq's environment. */
-  readonly postgres?: Postgres;
+  /** The server that commands and workers of this machine find by libpq's environment; it may not be there yet. */
+  readonly postgres?: Pick<Postgres, 'environment'>;
 }
 
 export function createMachine({ temporal, postgres }: MachineOptions): Machine {
@@ -212,7 +212,18 @@ export function clusterManifest(name: string, spec: object): object {
 }
 
 export function backupManifest(name: string, cluster: string): object {
-  return { apiVersion: API_VERSION, kind: 'Backup', metadata: { name }, spec: { cluster: { name: cluster } } };
+  return {
+    apiVersion: API_VERSION,
+    kind: 'Backup',
+    metadata: { name },
+    spec: { cluster: { name: cluster } },
+  };
+}
+
+/** Files that a backup needs and that are not archived at this moment: none, once it is complete. */
+export function missingWal({ repository }: Site, { beginWal, endWal }: BackupStatus): string[] {
+  const archived = new Set(repository.walFiles());
+  return [beginWal, endWal].filter((name) => !archived.has(name));
 }
 
 interface Place {
@@ -301,7 +312,9 @@ export interface Restored {
   readonly recovery: { readonly state: string; readonly timeline?: number; readonly reason?: string };
   readonly warnings: readonly string[];
   psql<Row extends pg.QueryResultRow = pg.QueryResultRow>(sql: string): Promise<Row[]>;
-  /** Ends it at once and removes it; what it had to show was seen. */
+  /** Ends it at once; what it had to show was seen. */
+  stop(): Promise<void>;
+  /** Ends it and removes its data directory. */
   remove(): Promise<void>;
 }
 
@@ -323,7 +336,9 @@ export async function restoreAndStart(
     );
   };
   onCleanUp(stop);
-  const answer = await machine.json<Pick<Restored, 'plan' | 'recovery'> & { restored: { warnings: string[] } }>(
+  const answer = await machine.json<
+    Pick<Restored, 'plan' | 'recovery'> & { restored: { warnings: string[] } }
+  >(
     ...args,
     '--target-directory',
     directory,
@@ -347,6 +362,7 @@ export async function restoreAndStart(
         await client.end();
       }
     },
+    stop,
     async remove() {
       await stop();
       rmSync(directory, { recursive: true });

@@ -45,6 +45,13 @@ describe('keeper state', () => {
     );
   });
 
+  it('a recovery is begun again when the manifest was corrected, and not when the same is applied', () => {
+    const begun = { ...newKeeper(manifest()), recoveryBegun: true };
+    expect(applyTo(begun, { cluster: manifest() }).state.recoveryBegun).toBe(true);
+    const corrected = applyTo(begun, { cluster: manifest({ instances: 5 }) });
+    expect(corrected.state.recoveryBegun).toBe(false);
+  });
+
   it('F4: stays below 64 KiB, whatever happens to it', () => {
     const long = 'ä'.repeat(2_000);
     const event = fc.oneof(

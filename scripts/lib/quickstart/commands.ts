@@ -35,7 +35,7 @@ export interface Shell {
   show(line: string, showing?: Showing): Promise<string>;
   /** Runs a command without a word: for what only the script wants to know. @returns standard output */
   ask(line: string): Promise<string>;
-  /** Ends the command that runs now. */
+  /** Ends the command that runs now, and lets no other begin. */
   interrupt(): void;
 }
 
@@ -48,8 +48,10 @@ const WORTH_SAYING_MS = 2_000;
  */
 export function createShell(folder: string, environment: Readonly<Record<string, string>>): Shell {
   let running: ReturnType<typeof spawn> | undefined;
+  let isClosed = false;
 
   const run = async (line: string, onLine: (text: string) => void, showing: Showing): Promise<string> => {
+    if (isClosed) throw new StepFailed('interrupted', '');
     const began = performance.now();
     const child = spawn('bash', ['-o', 'pipefail', '-c', line], {
       cwd: folder,
@@ -95,8 +97,12 @@ export function createShell(folder: string, environment: Readonly<Record<string,
       const limit = showing.lines ?? 20;
       const left: string[] = [];
       let printed = 0;
+      let blanks = 0;
       const onLine = (text: string): void => {
-        if (printed < limit) {
+        if (text === '') {
+          blanks += 1; // printed only if something follows
+        } else if (printed < limit) {
+          for (; blanks > 0; blanks -= 1) answer('');
           printed += 1;
           answer(text);
         } else left.push(text);
@@ -121,6 +127,7 @@ export function createShell(folder: string, environment: Readonly<Record<string,
       }
     },
     interrupt() {
+      isClosed = true;
       running?.kill('SIGTERM');
     },
   };

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { MARK } from './processes.ts';
 
 /** The root of this clone. */
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
@@ -23,7 +24,6 @@ export interface Place {
   readonly environment: Readonly<Record<string, string>>;
   /** The file that gives a shell the same environment. */
   readonly environmentFile: string;
-  readonly versitygw?: string;
 }
 
 export interface Wishes {
@@ -69,8 +69,14 @@ export async function preparePlace({ scratch, store, major: wished }: Wishes): P
     metrics: await portNear(9188),
     s3: await portNear(7070),
   };
+  const s3Folder = tools.versitygw ? [path.dirname(tools.versitygw)] : [];
   const ours = {
-    PATH: [path.join(ROOT, 'node_modules/.bin'), bin, process.env['PATH'] ?? '/usr/bin:/bin'].join(':'),
+    PATH: [
+      path.join(ROOT, 'node_modules/.bin'),
+      bin,
+      ...s3Folder,
+      process.env['PATH'] ?? '/usr/bin:/bin',
+    ].join(':'),
     WALKEEP_STATE: path.join(scratch, 'state'),
     WALKEEP_CACHE: tools.cache,
     ...(tools.temporal && { WALKEEP_TEMPORAL: tools.temporal }),
@@ -87,9 +93,8 @@ export async function preparePlace({ scratch, store, major: wished }: Wishes): P
     store,
     major,
     ports,
-    environment: { ...inherited(process.env), ...ours },
+    environment: { ...inherited(process.env), ...ours, [MARK]: scratch },
     environmentFile,
-    ...(tools.versitygw && { versitygw: tools.versitygw }),
   };
 }
 

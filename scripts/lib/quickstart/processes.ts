@@ -9,6 +9,7 @@ import {
   closeSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
   existsSync,
@@ -16,8 +17,8 @@ import {
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** What marks every process of ours, and its children, in its environment. */
-const MARK = 'WALKEEP_QUICKSTART';
+/** What marks every process that a quickstart starts, and its children, in their environment: its folder. */
+export const MARK = 'WALKEEP_QUICKSTART';
 
 export interface Service {
   readonly name: string;
@@ -26,6 +27,7 @@ export interface Service {
 
 /** How each kind of service is asked to end, and the order: who needs the others goes first. */
 const STOPPING: readonly { readonly name: string; readonly signal: NodeJS.Signals }[] = [
+  { name: 'quickstart', signal: 'SIGTERM' }, // a script that is at work: it stops what it started, and ends
   { name: 'worker', signal: 'SIGTERM' },
   { name: 'postgres', signal: 'SIGINT' }, // a fast shutdown
   { name: 's3', signal: 'SIGTERM' },
@@ -42,13 +44,16 @@ export class Services {
     this.#scratch = scratch;
   }
 
-  /** Starts a shell line in a session of its own, which outlives us; all it writes goes to `log`. */
+  /**
+   * Starts a program by a shell line in a session of its own, which outlives us; all it writes goes to `log`.
+   *
+   * @param line ends with `exec PROGRAM …`: the process is the program, with no shell that a signal would stop at
+   */
   start(name: string, line: string, log: string, environment: NodeJS.ProcessEnv): Service {
     const out = openSync(log, 'a', 0o600);
-    // exec: the process is the program itself, with no shell between that a signal would stop at.
-    const child = spawn('/bin/sh', ['-c', `exec ${line}`], {
+    const child = spawn('/bin/sh', ['-c', line], {
       cwd: this.#scratch,
-      env: { ...environment, [MARK]: this.#scratch },
+      env: environment,
       stdio: ['ignore', out, out],
       detached: true,
     });
@@ -78,7 +83,9 @@ export class Services {
   running(): Service[] {
     return STOPPING.flatMap(({ name }) => {
       const recorded = this.#recorded(name);
-      return recorded && isOurs(recorded) ? [{ name, pid: recorded.pid }] : [];
+      return recorded && recorded.pid !== process.pid && isOurs(recorded)
+        ? [{ name, pid: recorded.pid }]
+        : [];
     });
   }
 
@@ -91,18 +98,35 @@ export class Services {
 
   /** Ends what the files name, if it is still the same process, and what it left behind. @returns what was ended */
   async stopAll(): Promise<Service[]> {
+    this.#adoptPostgres();
     const stopped: Service[] = [];
     for (const { name, signal } of STOPPING) {
       const recorded = this.#recorded(name);
-      if (recorded === undefined) continue;
+      if (recorded === undefined || recorded.pid === process.pid) continue;
       if (isOurs(recorded)) {
         await end(recorded, signal);
         stopped.push({ name, pid: recorded.pid });
       }
-      for (const pid of orphansOf(recorded.pid, this.#scratch)) kill(pid, 'SIGKILL');
       this.forget(name);
     }
+    for (const pid of processes().filter((candidate) => this.#carriesMark(candidate))) kill(pid, 'SIGKILL');
     return stopped;
+  }
+
+  /** A server that was started a moment ago, by a command that did not come to its end. */
+  #adoptPostgres(): void {
+    for (const directory of ['pgdata', 'restored'].map((name) => path.join(this.#scratch, name))) {
+      const pid = postmasterIn(directory);
+      if (pid !== undefined && workingDirectoryOf(pid) === directory) this.record('postgres', pid);
+    }
+  }
+
+  #carriesMark(pid: number): boolean {
+    try {
+      return readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(`${MARK}=${this.#scratch}`);
+    } catch {
+      return false; // not ours to look at, so not ours
+    }
   }
 
   get #folder(): string {
@@ -150,13 +174,6 @@ function kill(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-/** Processes of the session that `leader` began, if they carry our mark: its number may be another's by now. */
-function orphansOf(leader: number, scratch: string): number[] {
-  return processes().filter(
-    (pid) => pid !== leader && statOf(pid)?.session === leader && carriesMark(pid, scratch),
-  );
-}
-
 /** The processes that `pid` has started and that are alive. */
 export function childrenOf(pid: number): number[] {
   return processes().filter((candidate) => statOf(candidate)?.parent === pid);
@@ -168,11 +185,20 @@ function processes(): number[] {
     .map(Number);
 }
 
-function carriesMark(pid: number, scratch: string): boolean {
+/** The process that `postmaster.pid` in a data directory names. */
+export function postmasterIn(directory: string): number | undefined {
   try {
-    return readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(`${MARK}=${scratch}`);
+    return Number(readFileSync(path.join(directory, 'postmaster.pid'), 'utf8').split('\n')[0]);
   } catch {
-    return false; // not ours to look at, so not ours
+    return undefined;
+  }
+}
+
+function workingDirectoryOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return undefined;
   }
 }
 
@@ -187,14 +213,14 @@ function beganAt(pid: number): number | undefined {
 }
 
 /** @see proc(5), `/proc/PID/stat`: the second field is a name in parentheses, which may hold anything */
-function statOf(pid: number): { state: string; parent: number; session: number; began: number } | undefined {
+function statOf(pid: number): { state: string; parent: number; began: number } | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return {
       state: fields[0] ?? '',
       parent: Number(fields[1]),
-      session: Number(fields[3]),
+
       began: Number(fields[19]),
     };
   } catch {

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StepFailed, type Shell } from './commands.ts';
 import { ROOT, type Place } from './place.ts';
-import { childrenOf, isAlive, type Services } from './processes.ts';
+import { childrenOf, isAlive, postmasterIn, type Service, type Services } from './processes.ts';
 import { prompt, say } from './terminal.ts';
 import { answersTemporal, until } from './wait.ts';
 
@@ -85,8 +85,8 @@ function objectStore({ place, shell, services }: Stage): Step {
       );
       writeFileSync(path.join(place.scratch, 's3-keys.yaml'), secretManifest(keys), { mode: 0o600 });
       await shell.show('mkdir -p s3/backups');
-      const line = `env $(cat s3.env) ${place.versitygw ?? 'versitygw'} --port 127.0.0.1:${place.ports.s3} --health /health --quiet posix s3`;
-      const server = startInBackground({ place, services }, 's3', line);
+      const line = `versitygw --port 127.0.0.1:${place.ports.s3} --health /health --quiet posix s3`;
+      const server = startInBackground({ place, services }, 's3', line, 'set -a; . ./s3.env; ');
       await until(
         'the S3 server to answer',
         async () => (await fetch(`http://127.0.0.1:${place.ports.s3}/health`)).ok,
@@ -116,7 +116,7 @@ function database({ place, shell, services }: Stage): Step {
         advice: 'the last lines of the log say why',
         log,
       });
-      services.record('postgres', postmasterIn(path.join(place.scratch, 'pgdata')));
+      services.record('postgres', requirePostmaster(path.join(place.scratch, 'pgdata')));
       await shell.show(`psql -qf ${ROOT}/scripts/grants.sql`);
       await shell.show(
         'psql -qc "CREATE TABLE orders (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())"' +
@@ -142,8 +142,11 @@ function oneByOne(first: number, last: number): string {
   return `seq ${first} ${last} | sed 's/.*/INSERT INTO orders VALUES (&);/' | psql -q`;
 }
 
-function postmasterIn(directory: string): number {
-  return Number(readFileSync(path.join(directory, 'postmaster.pid'), 'utf8').split('\n')[0]);
+/** @throws StepFailed when no server runs there */
+function requirePostmaster(directory: string): number {
+  const pid = postmasterIn(directory);
+  if (pid === undefined) throw new StepFailed(`there is no server in ${directory}`, 'look at its log');
+  return pid;
 }
 
 function worker({ place, services }: Stage): Step {
@@ -210,6 +213,7 @@ spec:
       data:
         compression: gzip
         jobs: 2
+        immediateCheckpoint: true   # otherwise PostgreSQL takes some minutes, to be gentle
 ---
 apiVersion: postgresql.cnpg.io/v1
 kind: Backup
@@ -301,6 +305,13 @@ function accident({ place, shell }: Stage, moment: ChosenMoment): Step {
       );
       const [before = '', after = ''] = rows.split('\n');
       Object.assign(moment, { time: time.trim(), before, after });
+      // The same number of digits in front and one time zone: as texts they compare as times.
+      if (!(before < moment.time && moment.time < after)) {
+        throw new StepFailed(
+          `the moment ${moment.time} is not between ${before} and ${after}`,
+          'was the clock set? Run it again',
+        );
+      }
       say(`\n  Order ${LAST_BEFORE} was written at ${before},`);
       say(`  the moment to go back to is     ${moment.time},`);
       say(`  order ${LAST_BEFORE + 1} was written at ${after}.`);
@@ -323,9 +334,9 @@ async function archiveAll(shell: Shell, place: Place): Promise<void> {
     advice: 'PostgreSQL says in its log why archive_command failed',
     log: path.join(place.scratch, 'logs/postgres.log'),
   });
-  await shell.show('psql -c "SELECT archived_count, failed_count, last_archived_wal FROM pg_stat_archiver"', {
-    lines: 3,
-  });
+  await shell.show(
+    'psql -P footer=off -c "SELECT archived_count, failed_count, last_archived_wal FROM pg_stat_archiver"',
+  );
 }
 
 function disaster({ place, shell, services }: Stage): Step {
@@ -333,17 +344,29 @@ function disaster({ place, shell, services }: Stage): Step {
     title: 'The disaster',
     why: 'No shutdown, no warning: every process of PostgreSQL is killed, and its data directory is gone.',
     async take() {
-      const postmaster = postmasterIn(path.join(place.scratch, 'pgdata'));
+      const postmaster = requirePostmaster(path.join(place.scratch, 'pgdata'));
       const all = [postmaster, ...childrenOf(postmaster)];
+      const memory = sharedMemoryOf(path.join(place.scratch, 'pgdata'));
       services.forget('postgres');
       // One of the children may have ended by itself in the meantime.
       await shell.show(`kill -9 ${all.join(' ')}`, { accept: [1], lines: 0 });
       await until('the processes to be gone', () => !all.some(isAlive), {
         everyMs: 20,
       });
-      await shell.show('rm -rf pgdata && ls pgdata', { accept: [2] });
+      // The socket's lock file names a process that a container's first process may leave as a zombie for ever, and
+      // then no other server could use that socket.
+      await shell.show('rm -rf pgdata run/.s.PGSQL.* && ls pgdata', { accept: [2] });
+      // What such an end leaves behind in the kernel: nobody else would ever remove it.
+      if (memory !== undefined) await shell.ask(`ipcrm -m ${memory} 2>/dev/null || true`);
     },
   };
+}
+
+/** The kernel's number of a server's shared memory, as `postmaster.pid` has it in its seventh line. */
+function sharedMemoryOf(directory: string): number | undefined {
+  const line = readFileSync(path.join(directory, 'postmaster.pid'), 'utf8').split('\n')[6] ?? '';
+  const id = Number(line.trim().split(/\s+/)[1]);
+  return Number.isInteger(id) ? id : undefined;
 }
 
 function restore({ place, shell, services }: Stage, moment: ChosenMoment): Step {
@@ -360,7 +383,7 @@ function restore({ place, shell, services }: Stage, moment: ChosenMoment): Step 
           log,
         },
       );
-      services.record('postgres', postmasterIn(path.join(place.scratch, 'restored')));
+      services.record('postgres', requirePostmaster(path.join(place.scratch, 'restored')));
       say("\n  In PostgreSQL's own words:");
       await shell.show("grep -o 'recovery stopping.*' restored/walkeep_recovery.log");
     },
@@ -372,10 +395,10 @@ function proof({ shell }: Stage, moment: ChosenMoment): Step {
     title: 'The proof',
     why: `Orders 1 to ${LAST_BEFORE} must be there, the deleted ones too, and none that came after the moment.`,
     async take() {
-      await shell.show('psql -c "SELECT count(*), min(id), max(id), max(at) AS newest FROM orders"', {
-        lines: 3,
-      });
-      await shell.show('psql -c "SELECT count(*) AS customers FROM customers"', { lines: 3 });
+      await shell.show(
+        'psql -P footer=off -c "SELECT count(*), min(id), max(id), max(at) AS newest FROM orders"',
+      );
+      await shell.show('psql -P footer=off -c "SELECT count(*) AS customers FROM customers"');
       const answered = await shell.ask(
         `psql -Atc "SELECT string_agg(id::text, ',' ORDER BY id) FROM orders" -c "SELECT count(*), count(DISTINCT name) FROM customers"`,
       );
@@ -410,12 +433,14 @@ function whatIsKnown({ shell }: Stage): Step {
   };
 }
 
+/** @param first what the shell does before the program, such as reading secrets, which must be on no command line */
 function startInBackground(
   { place, services }: Pick<Stage, 'place' | 'services'>,
   name: string,
   line: string,
-) {
+  first = '',
+): Service {
   const log = `logs/${name}.log`;
-  prompt(`${line} > ${log} 2>&1 &`);
-  return services.start(name, line, path.join(place.scratch, log), place.environment);
+  prompt(`${first === '' ? line : `(${first}${line})`} > ${log} 2>&1 &`);
+  return services.start(name, `${first}exec ${line}`, path.join(place.scratch, log), place.environment);
 }
