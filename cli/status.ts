@@ -164,7 +164,7 @@ function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, str
     [
       'Archiving',
       archiving
-        ? `${archiving.health} on ${archiving.instance}; ${archiving.waitingFiles} files wait${archiving.lastError === undefined ? '' : `; last failure: ${archiving.lastError}`}`
+        ? `${archiving.health} on ${archiving.instance}; ${archiving.waitingFiles} ${archiving.waitingFiles === 1 ? 'file waits' : 'files wait'}${archiving.lastError === undefined ? '' : `; last failure: ${archiving.lastError}`}`
         : 'no report yet',
     ],
     ...running.map(({ name, phase }): [string, string] => ['Backup', `${name}: ${phase}`]),

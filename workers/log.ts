@@ -54,7 +54,7 @@ export function rateLimited(
 export function temporalLogger(log: Log): TemporalLogger {
   const limited = new Map<string, (message: string) => void>();
   const write = (level: LogLevel, message: string, metadata?: LogMetadata) => {
-    const name = levelOf(level);
+    const name = levelOf(level, message);
     let limit = limited.get(name);
     if (!limit) {
       const out = log.child({ from: 'temporal' });
@@ -77,8 +77,12 @@ export function temporalLogger(log: Log): TemporalLogger {
   };
 }
 
+/** Each queue has a worker for what it is for, and none for the rest: the SDK warns of that at every start. */
+const BY_DESIGN = /^No (activities|workflows) registered, not polling/;
+
 /** What is news to Temporal is detail here. */
-function levelOf(level: LogLevel): 'debug' | 'warn' | 'error' {
+function levelOf(level: LogLevel, message: string): 'debug' | 'warn' | 'error' {
+  if (BY_DESIGN.test(message)) return 'debug';
   if (level === 'ERROR') return 'error';
   return level === 'WARN' ? 'warn' : 'debug';
 }

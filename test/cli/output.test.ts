@@ -61,6 +61,9 @@ describe('what the command line prints', () => {
   });
 
   it('a progress bar without a known end shows what is done', () => {
-    expect(progressLine({ phase: 'starting', doneBytes: 0, totalBytes: 0 }, 10)).toBe('starting  0 B');
+    expect(progressLine({ phase: 'starting', doneBytes: 0, totalBytes: 0 }, 10)).toBe(
+      "waiting for PostgreSQL's checkpoint",
+    );
+    expect(progressLine({ phase: 'copying', doneBytes: 1024, totalBytes: 0 }, 10)).toBe('copying  1.0 KiB');
   });
 });
