@@ -150,10 +150,22 @@ function sayResult(result: ApplyResult, suffix = ''): void {
   for (const { kind, name, outcome } of result.objects) say(CNPG_KIND[kind], name, `${outcome}${suffix}`);
 }
 
+async function requireTemporal(host: Host): Promise<TemporalClient> {
+  try {
+    return await host.temporal();
+  } catch (error) {
+    if (!isBackupError(error, 'temporal-unavailable')) throw error;
+    throw new BackupError(error.code, `${error.message}, so nothing was applied`, {
+      cause: error,
+      hint: error.hint,
+    });
+  }
+}
+
 /** The secrets first: a worker that hears of the manifest needs them at once. */
 async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   // Before anything changes: without Temporal nothing of the manifests could be acted on.
-  const temporal = plan.keepers.length > 0 ? await host.temporal() : undefined;
+  const temporal = plan.keepers.length > 0 ? await requireTemporal(host) : undefined;
   // What one of the keepers would refuse refuses all. One that does not answer is heard when its turn comes.
   for (const { namespace, cluster, input } of temporal ? plan.keepers : []) {
     await askKeeper(temporal as TemporalClient, namespace, cluster, input).catch((error: unknown) => {

@@ -1,12 +1,11 @@
 import { Command } from 'commander';
 import type { ListedBackup } from '../core/backup-list.ts';
-import { BackupError } from '../core/errors.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { readBackupRecord, type BackupRecord } from '../repository/backup-record.ts';
 import { inspectBackup, type BackupObjects } from '../repository/backup-parts.ts';
 import { backupWorkflowId } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
-import { findBackups } from './known-backups.ts';
+import { findBackups, requireNamed } from './known-backups.ts';
 import { namespaceOption, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 
@@ -34,15 +33,9 @@ function describeBackup(): Command {
     )
     .action(async (name: string, options: DescribeOptions) => {
       await withHost(options, async (host) => {
-        const { backups, silent } = await findBackups(host, options.namespace);
-        for (const source of silent) note(`walkeep: not asked: ${source}`);
-        const found = backups.filter((backup) => backup.name === name || backup.status.backupId === name);
-        if (found.length === 0) {
-          throw new BackupError(
-            'backup-unknown',
-            `there is no Backup "${name}" in namespace ${options.namespace}`,
-          );
-        }
+        const known = await findBackups(host, options.namespace);
+        for (const source of known.silent) note(`walkeep: not asked: ${source}`);
+        const found = requireNamed(known, options.namespace, name);
         for (const backup of found)
           process.stdout.write(printable(formatBackup(backup, await readDetails(host, backup))));
       });

@@ -1,4 +1,4 @@
-import type { ErrorCode } from '../core/errors.ts';
+import { isBackupError, type ErrorCode } from '../core/errors.ts';
 
 /** What `walkeep` exits with; documented in docs/cli.md. `wal-push` and `wal-fetch` have PostgreSQL's own rules. */
 export const EXIT = {
@@ -52,4 +52,9 @@ const CODES: Partial<Record<ErrorCode, number>> = {
 /** The exit code for a foreseen failure; 1 where the table names no other. */
 export function exitCodeOf(code: ErrorCode): number {
   return CODES[code] ?? EXIT.failed;
+}
+
+/** The exit code for whatever was thrown; 1 for what nobody foresaw. */
+export function exitCodeFor(error: unknown): number {
+  return isBackupError(error) ? exitCodeOf(error.code) : EXIT.failed;
 }

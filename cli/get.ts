@@ -11,8 +11,9 @@ import {
   WORKFLOW,
   type ClusterStatus,
 } from '../workflows/interface.ts';
+import { exitCodeFor } from './exit-codes.ts';
 import { findCluster, listClusters, withHost, type Host } from './host.ts';
-import { findBackups } from './known-backups.ts';
+import { findBackups, requireNamed, type KnownBackups } from './known-backups.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
 import { formatAge, formatTable, note, printable } from './output.ts';
 
@@ -54,9 +55,12 @@ function getBackups(): Command {
       const cluster = clusterOf(options.selector);
       await withHost(options, async (host) => {
         if (options.watch) return watchBackups(host, name, cluster, options);
-        const backups = await list(host, name, cluster, options, note);
+        const { backups, unread } = await list(host, name, cluster, options, note);
+        // An incomplete list is shown, and is no success: scripts decide by it what there is.
+        if (unread !== undefined) process.exitCode = exitCodeFor(unread);
         if (backups.length === 0 && isTable(options.output)) {
-          return note(`No backups found in namespace ${options.namespace}.`);
+          if (unread === undefined) note(`No backups found in namespace ${options.namespace}.`);
+          return;
         }
         process.stdout.write(formatBackups(backups, options.output, name !== undefined));
       });
@@ -77,16 +81,10 @@ async function list(
   cluster: string | undefined,
   options: GetOptions,
   tell: (text: string) => void,
-): Promise<ListedBackup[]> {
-  const { backups, silent } = await findBackups(host, options.namespace, cluster);
-  for (const source of silent) tell(`walkeep: not asked: ${source}`);
-  const wanted = backups.filter(
-    (backup) => name === undefined || backup.name === name || backup.status.backupId === name,
-  );
-  if (name !== undefined && wanted.length === 0) {
-    throw new BackupError('backup-unknown', `there is no Backup "${name}" in namespace ${options.namespace}`);
-  }
-  return wanted;
+): Promise<KnownBackups> {
+  const known = await findBackups(host, options.namespace, cluster);
+  for (const source of known.silent) tell(`walkeep: not asked: ${source}`);
+  return name === undefined ? known : { backups: requireNamed(known, options.namespace, name), silent: [] };
 }
 
 const WATCH_MS = 2_000;
@@ -101,7 +99,7 @@ async function watchBackups(
   const told = new Set<string>();
   let first = true;
   for (;;) {
-    const backups = await list(host, first ? name : undefined, cluster, options, (text) => {
+    const { backups } = await list(host, first ? name : undefined, cluster, options, (text) => {
       if (!told.has(text)) note(text);
       told.add(text);
     });

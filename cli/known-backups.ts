@@ -1,6 +1,6 @@
 import { mergeBackups, type ListedBackup } from '../core/backup-list.ts';
 import { isTerminalPhase, type BackupStatus } from '../core/backup-status.ts';
-import { messageOf } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { formatLsn } from '../core/lsn.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
@@ -22,6 +22,8 @@ export interface KnownBackups {
   readonly backups: readonly ListedBackup[];
   /** One sentence for each source that did not answer: the list may lack what only it knows. */
   readonly silent: readonly string[];
+  /** Why a repository could not be read. It is the record: a list without it proves no absence. */
+  readonly unread?: unknown;
 }
 
 const READ_MS = 60_000;
@@ -32,13 +34,14 @@ export async function findBackups(host: Host, namespace: string, cluster?: strin
   const silent: string[] = [];
   const manifests =
     cluster === undefined ? await listClusters(host, namespace) : await manifestOf(host, namespace, cluster);
-  const recorded: ListedBackup[] = [];
-  for (const manifest of manifests) {
-    try {
-      recorded.push(...(await readRecorded(host, manifest)));
-    } catch (error) {
-      silent.push(`the repository of ${manifest.metadata.name}: ${messageOf(error)}`);
-    }
+  // Side by side: a store that does not answer is waited for, and several would be one after the other.
+  const read = await Promise.allSettled(manifests.map((manifest) => readRecorded(host, manifest)));
+  const recorded = read.flatMap((one) => (one.status === 'fulfilled' ? one.value : []));
+  let unread: unknown;
+  for (const [index, one] of read.entries()) {
+    if (one.status === 'fulfilled') continue;
+    unread ??= one.reason;
+    silent.push(`the repository of ${manifests[index]?.metadata.name ?? ''}: ${adviceOf(one.reason)}`);
   }
   let moving: ListedBackup[] = [];
   try {
@@ -51,7 +54,32 @@ export async function findBackups(host: Host, namespace: string, cluster?: strin
   } catch (error) {
     silent.push(`Temporal: ${messageOf(error)}`);
   }
-  return { backups: mergeBackups(recorded, moving), silent };
+  return { backups: mergeBackups(recorded, moving), silent, ...(unread !== undefined && { unread }) };
+}
+
+function adviceOf(error: unknown): string {
+  return isBackupError(error) ? `${error.message}; ${error.hint}` : messageOf(error);
+}
+
+/**
+ * The backups of that name or id.
+ *
+ * @throws BackupError `backup-unknown` when every repository says so; else why one could not be asked
+ */
+export function requireNamed(
+  { backups, unread }: KnownBackups,
+  namespace: string,
+  name: string,
+): ListedBackup[] {
+  const found = backups.filter((backup) => backup.name === name || backup.status.backupId === name);
+  if (found.length > 0) return found;
+  const absent = `there is no Backup "${name}" in namespace ${namespace}`;
+  if (unread === undefined) throw new BackupError('backup-unknown', absent);
+  const code = isBackupError(unread) ? unread.code : 'store-unavailable';
+  throw new BackupError(code, `whether there is a Backup "${name}" is not known: ${messageOf(unread)}`, {
+    cause: unread,
+    ...(isBackupError(unread) && { hint: unread.hint }),
+  });
 }
 
 async function manifestOf(host: Host, namespace: string, cluster: string): Promise<ClusterManifest[]> {

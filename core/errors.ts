@@ -22,7 +22,10 @@ export const ERRORS = {
   },
   'config-invalid': { retryable: false, hint: 'correct the configuration and start again' },
   // stores
-  'store-unavailable': { retryable: true, hint: 'the object store does not answer; it is tried again' },
+  'store-unavailable': {
+    retryable: true,
+    hint: 'look at the object store and the way to it; what waits for it goes on when it answers',
+  },
   'store-full': { retryable: true, hint: 'make room in the store; WAL stays in pg_wal until then' },
   'access-denied': {
     retryable: false,
@@ -36,7 +39,7 @@ export const ERRORS = {
   'format-invalid': { retryable: false, hint: 'no version we know wrote this name or object' },
   'wal-conflict': {
     retryable: false,
-    hint: 'the archive holds other bytes under this name: two clusters may share one archive. Nothing was overwritten',
+    hint: 'two clusters may share one archive: give each its own serverName. Nothing was overwritten, WAL stays in pg_wal',
   },
   'wal-foreign': {
     retryable: false,

@@ -155,11 +155,17 @@ class Push {
   }
 
   /** The history of a timeline is stored before anything else of it is confirmed. @returns its switches */
-  #ensureHistory(repository: Repository, timeline: number): Promise<readonly TimelineSwitch[] | undefined> {
-    if (timeline === 1) return Promise.resolve(undefined);
+  async #ensureHistory(
+    repository: Repository,
+    timeline: number,
+  ): Promise<readonly TimelineSwitch[] | undefined> {
+    if (timeline === 1) return undefined;
     const { histories } = this.#memory;
-    const known = histories.get(timeline);
+    const earlier = histories.get(timeline);
+    // Another file's try may be at it. Its failure, or its deadline, is no answer for this file (A5).
+    const known = await (earlier && unlessAborted(earlier, this.#signal).catch(() => undefined));
     if (known) return known;
+    this.#signal.throwIfAborted();
     const ensured = this.#storeHistory(repository, timeline);
     histories.set(timeline, ensured);
     // neither a failure nor an absence is a fact that lasts

@@ -93,6 +93,7 @@ export async function openBackupSession(
       ? held.lost.signal.reason
       : postgresError(error, 'preparing the backup');
     await held.leave();
+    options.signal.throwIfAborted();
     throw reason;
   }
 }
@@ -140,6 +141,7 @@ export async function holdLock(
     await takeLock(client, options.lockKey);
   } catch (error) {
     await held.leave();
+    options.signal.throwIfAborted();
     throw postgresError(error, 'locking the primary');
   }
   return { signal: held.lost.signal, close: () => held.leave() };

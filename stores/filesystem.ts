@@ -18,6 +18,7 @@ const TEMP_DIRECTORY = '.walkeep-tmp';
 const NOT_OURS = new Set([TEMP_DIRECTORY, 'lost+found']);
 const READ_BYTES = 256 << 10;
 const STATS_AT_ONCE = 32;
+const CLEANING_MS = 60_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 /**
@@ -26,8 +27,8 @@ const DAY_MS = 24 * 60 * 60 * 1000;
  * - An object appears whole: it is written to a temporary file below `.walkeep-tmp`, which no listing shows, synced, and
  *   then linked (create-if-absent) or renamed into place; the directory, and every directory made on the way, is synced
  *   after that. A crash or power loss leaves the old object, or none, or the new one.
- * - The root must exist for everything but `put`, which makes its last component when the parent exists. A root that is
- *   not there is `bucket-missing`, never an empty store: it is most likely a disk that is not mounted.
+ * - The root must exist; nothing makes it. One that is not there is `bucket-missing`, never an empty store: it is most
+ *   likely a disk that is not mounted, and what was stored in its place would be out of sight when it is mounted again.
  * - Symbolic links below the root are not followed: a listing that meets one fails, since what lies behind it would be
  *   missing from it.
  * - Directories without objects are no folders. Deleting the last object of a directory removes the directory.
@@ -51,6 +52,7 @@ export function createFilesystemStore(directory: string): ObjectStore {
   const named = (key: string) => `${url}/${key}`;
   /** Folders that this process has seen to: their names in their parents are on the disk. */
   const durable = new Set<string>();
+  let cleaning: Promise<number> | undefined;
 
   /** What is at `path`, if it is reached without a symbolic link. @throws BackupError `bucket-missing` and others */
   async function look(path: string, key: string): Promise<Stats | undefined> {
@@ -162,7 +164,9 @@ export function createFilesystemStore(directory: string): ObjectStore {
     async put(key, body, options) {
       const path = pathOf(key);
       options.signal.throwIfAborted();
-      await makeRoot(root, url);
+      await requireRoot(root, url);
+      // what a killed process left, once a process; nobody waits for it
+      cleaning ??= removeLeftovers(root, { signal: AbortSignal.timeout(CLEANING_MS) }).catch(() => 0);
       // spares reading the body; what decides is the link below
       if (options.ifAbsent === true && (await look(path, key)) !== undefined) {
         // whoever put it there may have crashed before this
@@ -344,18 +348,6 @@ async function makeFolder(path: string): Promise<boolean> {
     throw new BackupError('access-denied', `${path} is a symbolic link, which is not followed`, {
       hint: 'make it a directory of the repository itself',
     });
-  }
-}
-
-async function makeRoot(root: string, url: string): Promise<void> {
-  try {
-    await mkdir(root, { mode: 0o750 });
-    await syncDirectory(dirname(root));
-  } catch (error) {
-    const code = systemCodeOf(error);
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw rootMissing(url);
-    if (code !== 'EEXIST') throw toStoreError(error, url);
-    await requireRoot(root, url);
   }
 }
 

@@ -343,23 +343,6 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         expect(await shared.objects()).toEqual(written);
       });
 
-      it('E5, F5, O2: walkeep restore from the URL alone: gzip, its tablespaces mapped, to the end', async () => {
-        const places = newPlaces(tablespaces);
-        onCleanUp(() => stopStarted(major, places.pgdata));
-        const sockets = makeTempDir('sock');
-        const settings = [`unix_socket_directories=${sockets}`, 'listen_addresses=', 'port=5432'];
-        const from = [...shared.fromUrl, '--backup-id', 'gzipped'];
-        const start = ['--start', '--postgres-bin', postgresBin(major)];
-        const restored = await succeeded(
-          shared.restoreByWalkeep(places, ...from, ...start, ...settings.flatMap((one) => ['--set', one])),
-        );
-        expect(restored.stderr).toContain('no recorded hashes');
-        expect(restored.stdout).toContain('recovered');
-        expect(await contentOf(serverAt(sockets))).toEqual(atEnd);
-        expect(tablespaceLinks(places.pgdata)).toEqual(places.tablespaces.map(({ location }) => location));
-        await stopStarted(major, places.pgdata);
-      });
-
       it('E5, C4, O2: walkeep restore of the applied cluster: lz4 in many parts, to a moment', async () => {
         const places = newPlaces(tablespaces);
         const target = ['--backup-id', 'lz4-parts', '--target-time', moment];
@@ -412,13 +395,22 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         expect(listed.stdout.trim().split('\n').at(-1)).toContain(copied.backupId);
       });
 
-      it('E5, O2: the oldest backup of barman-cloud recovers over the WAL of both', async () => {
+      it('E5, F5, O2: walkeep restore from the URL alone: gzip, the oldest, to the end over the WAL of both', async () => {
         const expected = await contentOf(source);
         const places = newPlaces(tablespaces);
-        await succeeded(shared.restoreByWalkeep(places, shared.server, '--backup-id', 'gzipped'));
-        const postgres = await started(major, places.pgdata);
-        expect(await contentOf(postgres)).toEqual(expected);
-        await postgres.stop();
+        onCleanUp(() => stopStarted(major, places.pgdata));
+        const sockets = makeTempDir('sock');
+        const settings = [`unix_socket_directories=${sockets}`, 'listen_addresses=', 'port=5432'];
+        const from = [...shared.fromUrl, '--backup-id', 'gzipped'];
+        const start = ['--start', '--postgres-bin', postgresBin(major)];
+        const restored = await succeeded(
+          shared.restoreByWalkeep(places, ...from, ...start, ...settings.flatMap((one) => ['--set', one])),
+        );
+        expect(restored.stderr).toContain('no recorded hashes');
+        expect(restored.stdout).toContain('recovered');
+        expect(await contentOf(serverAt(sockets))).toEqual(expected);
+        expect(tablespaceLinks(places.pgdata)).toEqual(places.tablespaces.map(({ location }) => location));
+        await stopStarted(major, places.pgdata);
       });
 
       it('B2, E5: one that barman-cloud began and never ended is shown, and never restored', async () => {

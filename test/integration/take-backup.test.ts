@@ -250,7 +250,7 @@ describeEachMajor(
       const outcome = copying.catch((error: unknown) => error);
       await until('pg_backup_start to wait', async () => {
         const rows = await server.psql(
-          `select from pg_stat_activity where query like '%pg_backup_start($1%' and state = 'active'`,
+          `select from pg_stat_activity where query like '%pg_backup_start($1%' and state = 'active' and pid <> pg_backend_pid()`,
         );
         return rows.length > 0;
       });
@@ -258,6 +258,17 @@ describeEachMajor(
       cancelled.abort(new Error('no longer wanted'));
       expect(await outcome).toMatchObject({ message: 'no longer wanted' });
       expect(performance.now() - started).toBeLessThan(5_000);
+      await expectNothingLeft(bench, server);
+    });
+
+    it('B3: cancelled while it prepares, it says so, and not that PostgreSQL is away', async () => {
+      const { bench, server } = await withData(major, 10);
+      for (const ms of [5, 10, 15, 20, 30, 40, 60]) {
+        const copying = copyBackup(bench.ports(server), inputFor(server, { immediateCheckpoint: false }), {
+          signal: AbortSignal.any([AbortSignal.timeout(ms)]),
+        });
+        await expect(copying, `${ms} ms`).rejects.toMatchObject({ name: 'TimeoutError' });
+      }
       await expectNothingLeft(bench, server);
     });
 

@@ -36,16 +36,14 @@ describe('a directory store', () => {
     return found;
   };
 
-  it('makes its last component at the first put, and no more than that', async () => {
-    const fresh = createFilesystemStore(join(root, 'repository'));
-    await expect(fresh.head('x', options)).rejects.toMatchObject({ code: 'bucket-missing' });
-    await fresh.put('a/x', Buffer.from('x'), options);
-    expect(await fresh.head('a/x', options)).toBeDefined();
-    const deep = createFilesystemStore(join(root, 'no', 'repository'));
-    await expect(deep.put('x', Buffer.from('x'), options)).rejects.toMatchObject({
-      code: 'bucket-missing',
-      hint: expect.stringContaining('mount'),
-    });
+  it('A1: is never made: a disk that is not mounted must not be written beside', async () => {
+    for (const missing of [join(root, 'repository'), join(root, 'no', 'repository')]) {
+      const store = createFilesystemStore(missing);
+      const refusal = { code: 'bucket-missing', hint: expect.stringContaining('mount') };
+      await expect(store.put('a/x', Buffer.from('x'), options)).rejects.toMatchObject(refusal);
+      await expect(store.head('a/x', options)).rejects.toMatchObject(refusal);
+    }
+    expect(await readdir(root)).toEqual([]);
   });
 
   it('a disk that is unmounted under it is missing, not empty', async () => {
@@ -137,6 +135,18 @@ describe('a directory store', () => {
     expect(await removeLeftovers(root, options)).toBe(1);
     expect(await readdir(temp)).toEqual(['new']);
     expect(await removeLeftovers(join(root, 'nowhere'), options)).toBe(0);
+  });
+
+  it('E2: what a killed process left is removed by the first write of a later one', async () => {
+    const temp = join(root, '.walkeep-tmp');
+    await mkdir(temp, { recursive: true });
+    await writeFile(join(temp, 'old'), 'x');
+    await writeFile(join(temp, 'new'), 'x');
+    const twoDaysAgo = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+    await utimes(join(temp, 'old'), twoDaysAgo, twoDaysAgo);
+    await createFilesystemStore(root).put('y', Buffer.from('y'), options);
+    for (let tries = 0; tries < 200 && (await readdir(temp)).includes('old'); tries++) await sleep(10);
+    expect(await readdir(temp)).toEqual(['new']);
   });
 
   it('E4: after kill -9 there is the old object, none, or the new one, and never half of one', async () => {
