@@ -265,6 +265,15 @@ class BackupCopy {
     if (label.beginLsn !== begun.beginLsn || label.beginWal !== beginWal) {
       throw new BackupError('backup-interrupted', `the label says ${label.beginWal}, expected ${beginWal}`);
     }
+    // A standby begins at its last restartpoint, which right after a failover lies on the timeline before: the WAL
+    // from begin to end is then on two, and what lies between can't be named by one (B1, B6).
+    if (begun.position.timeline !== 0 && begun.position.timeline !== label.timeline) {
+      throw new BackupError(
+        'backup-interrupted',
+        `the backup begins on timeline ${label.timeline}, and the server follows ${begun.position.timeline} already`,
+        { hint: 'a new attempt succeeds after the next checkpoint of the primary' },
+      );
+    }
     const failures = damageOf(parts, begun, stopped);
     const copied: CopiedBackup = {
       backupId,

@@ -92,6 +92,8 @@ class Keeper {
   #archivingBegun = false;
   /** Archiving that ended by itself is begun again, but not in a hot loop. */
   #archivingNotBefore = 0;
+  /** When what runs is looked at next. */
+  #lookDueAt = Date.now() + LOOK_EVERY_MS;
   /** Where archiving was last pointed to. */
   #archivingTold = '';
   /** What an instance had last reported when it did not take the manifest: it is tried again when it reports anew. */
@@ -196,8 +198,11 @@ class Keeper {
     const news = () => this.#woken || this.#mustContinue();
     const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
     if (!watching) return condition(news);
-    if (!(await condition(news, LOOK_EVERY_MS, { summary: 'next look at what runs' })))
-      await this.#lookAtRunningBackup();
+    // News must not put the look off for ever: every worker reports as often as this.
+    const leftMs = this.#lookDueAt - Date.now();
+    if (leftMs > 0 && (await condition(news, leftMs, { summary: 'next look at what runs' }))) return;
+    this.#lookDueAt = Date.now() + LOOK_EVERY_MS;
+    await this.#lookAtRunningBackup();
   }
 
   /** Brings the manifest to every worker that holds another one; the first contact is through the cluster's queue. */
