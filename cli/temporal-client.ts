@@ -1,3 +1,4 @@
+import { connect as connectSocket } from 'node:net';
 import { Client, Connection, isGrpcServiceError } from '@temporalio/client';
 import { BackupError } from '../core/errors.ts';
 import { temporalSettings } from '../workers/temporal-settings.ts';
@@ -23,6 +24,7 @@ const CALL_MS = 15_000;
 export async function connectTemporal(environment: NodeJS.ProcessEnv = process.env): Promise<TemporalClient> {
   const { connectionOptions, temporalNamespace } = temporalSettings(environment);
   const { address } = connectionOptions;
+  await refuseWhereNobodyListens(address);
   let connection: Connection;
   try {
     connection = await Connection.connect({ ...connectionOptions, connectTimeout: CONNECT_MS });
@@ -43,6 +45,28 @@ export async function connectTemporal(environment: NodeJS.ProcessEnv = process.e
     },
     close: () => connection.close(),
   };
+}
+
+/**
+ * The client library tries for seconds where nobody listens; commands that work without Temporal should not wait for
+ * that. Only a clear no counts: whatever else happens is the library's to judge.
+ */
+async function refuseWhereNobodyListens(address: string): Promise<void> {
+  const match = /^(?:[a-z]+:\/\/)?\[?([^\]]+?)\]?:(\d+)$/.exec(address);
+  if (!match) return;
+  const refused = await new Promise<Error | undefined>((resolve) => {
+    const socket = connectSocket({ host: match[1] as string, port: Number(match[2]), timeout: 1_000 });
+    const end = (error?: Error) => {
+      socket.destroy();
+      resolve(error);
+    };
+    socket.once('connect', () => end());
+    socket.once('timeout', () => end());
+    socket.once('error', (error) =>
+      end('code' in error && error.code === 'ECONNREFUSED' ? error : undefined),
+    );
+  });
+  if (refused) throw unavailable(address, 'does not answer: nobody listens there', refused);
 }
 
 // gRPC's numbers: DEADLINE_EXCEEDED and UNAVAILABLE
