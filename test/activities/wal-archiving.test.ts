@@ -23,13 +23,13 @@ const INPUT = {
 describe('observeArchiving', () => {
   it('goes on while nothing changes, and hands over its report when the worker stops', async () => {
     const stopping = new AbortController();
-    const { observeArchiving } = createWalArchivingActivities({
+    const activities = createWalArchivingActivities({
       readArchiving: async () => REPORT,
       stopping: stopping.signal,
     });
     let ended: unknown;
     const observing = new MockActivityEnvironment()
-      .run(() => observeArchiving(INPUT))
+      .run(() => activities.observeArchiving(INPUT))
       .then((report) => (ended = report));
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(ended).toBeUndefined();
