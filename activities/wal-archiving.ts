@@ -56,8 +56,10 @@ export function createWalArchivingActivities(ports: WalArchivingPorts) {
       const over = stopping ? AbortSignal.any([signal, stopping]) : signal;
       const reportAt = Date.now() + input.reportSeconds * 1000;
       // An archiver that fails and works by turns costs one report in half a minute, not one a look.
-      const changeCountsAt =
-        input.seen === undefined ? 0 : Date.now() + Math.min(30_000, input.reportSeconds * 500);
+      // What was idle or off has not happened yet: its first success or failure is news at once.
+      const health = input.seen?.health;
+      const mayFlap = health === 'working' || health === 'failing';
+      const changeCountsAt = mayFlap ? Date.now() + Math.min(30_000, input.reportSeconds * 500) : 0;
       const beatEveryMs = Math.min(5 * 60_000, (context.info.heartbeatTimeoutMs ?? 900_000) / 3);
       let beatAt = 0;
       for (;;) {

@@ -175,7 +175,7 @@ export function createFilesystemStore(directory: string): ObjectStore {
       }
       const temp = join(root, TEMP_DIRECTORY, `${process.pid}-${randomUUID()}`);
       try {
-        await mkdir(dirname(temp), { recursive: true, mode: 0o750 });
+        await makeFolder(dirname(temp));
         const sizeBytes = await writeSynced(temp, checkedBody(key, body, options), options.signal);
         await moveIntoPlace({ root, durable, temp, key }, options);
         return { sizeBytes };

@@ -38,4 +38,17 @@ describe('observeArchiving', () => {
     expect(await observing).toEqual(REPORT);
     expect(performance.now() - asked).toBeLessThan(1000);
   });
+
+  it('tells of the first success at once, and of one that may flap only after a while', async () => {
+    const activities = createWalArchivingActivities({ readArchiving: async () => REPORT });
+    const observe = (health: ArchiveReport['health']) =>
+      new MockActivityEnvironment().run(() =>
+        activities.observeArchiving({ ...INPUT, seen: { ...REPORT, health } }),
+      );
+    expect(await observe('idle')).toEqual(REPORT);
+    const flapping = observe('failing').then(() => 'told');
+    expect(
+      await Promise.race([flapping, new Promise((resolve) => setTimeout(resolve, 100, 'not yet'))]),
+    ).toBe('not yet');
+  });
 });

@@ -31,8 +31,16 @@ describeWith('versitygw', 'S3', () => {
       store: createS3Store(configOf(s3, { prefix: 'team/a b' })),
       missing: createS3Store(configOf(s3, { bucket: 'no-such-bucket' })),
       denied: [
-        { why: 'unknown key', store: createS3Store(configOf(s3, { key: 'nobody' })) },
-        { why: 'wrong secret', store: createS3Store(configOf(s3, { secret: 'wrong-secret-xyz' })) },
+        {
+          why: 'unknown key',
+          store: createS3Store(configOf(s3, { key: 'nobody' })),
+          secrets: ['nobody', s3.secretAccessKey],
+        },
+        {
+          why: 'wrong secret',
+          store: createS3Store(configOf(s3, { secret: 'wrong-secret-xyz' })),
+          secrets: [s3.accessKeyId, 'wrong-secret-xyz'],
+        },
       ],
       leftovers: async () =>
         (await client.send(new ListMultipartUploadsCommand({ Bucket: s3.bucket }))).Uploads?.length ?? 0,

@@ -16,6 +16,7 @@ afterAll(() => rm(base, { recursive: true, force: true }));
 
 describeObjectStore('filesystem', async () => {
   const root = join(base, 'conformance');
+  await mkdir(root, { recursive: true });
   return {
     store: createFilesystemStore(root),
     missing: createFilesystemStore(join(base, 'not', 'mounted')),
