@@ -464,9 +464,10 @@ describeWith('versitygw', 'a base backup in an S3 store', () => {
     const { bench, server } = await withData(15, 40_000);
     const ports = { ...bench.ports(server), store, repository: () => Promise.resolve(repository) };
     const copied = await copyBackup(ports, inputFor(server, { tags: { team: 'dba' } }), { signal: NEVER });
-    const segment = readFileSync(
-      join(bench.directory, SERVER, 'wals', copied.beginWal.slice(0, 16), copied.beginWal),
-    );
+    const archived = join(bench.directory, SERVER, 'wals', copied.beginWal.slice(0, 16), copied.beginWal);
+    // cp is not atomic, and nobody has waited for the archiver yet
+    await until('the archived segment', () => statSync(archived).size === copied.segmentSize);
+    const segment = readFileSync(archived);
     await putWal(repository, copied.beginWal, segment, 'none', { signal: NEVER });
     await confirmBackup(ports, copied, { signal: NEVER, deadlineMs: 30_000, verify: 'decode' });
     await recordBackup(ports, copied, { signal: NEVER });
