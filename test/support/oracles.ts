@@ -2,12 +2,14 @@
  * What has to be true at the end of every fault, crash and soak test (invariants.md, "The five oracles"): O1 the ledger,
  * O2 the sentinel rows, O3 the leftovers.
  */
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
 import { fetchWal } from '../../operations/fetch-wal.ts';
 import type { Repository } from '../../repository/repository.ts';
+import { onCleanUp } from './cleanup.ts';
 import type { Canary, Commit } from './canary.ts';
 import type { Postgres } from './postgres.ts';
 import { descendantsOf } from './processes.ts';
@@ -106,7 +108,7 @@ export function requireCommits(
 // ---- O3 ------------------------------------------------------------------------------------------------------------
 
 /** Where to look for what should be gone. */
-export interface Places {
+interface Places {
   readonly postgres?: Postgres | readonly Postgres[];
   /** Roots of directory repositories. */
   readonly stores?: readonly string[];
@@ -118,8 +120,8 @@ export interface Places {
   readonly expectedPids?: readonly number[];
 }
 
-/** Everything that was left, by kind; empty lists when nothing was. */
-export interface Leftovers {
+/** Everything that was left, by kind. */
+interface Leftovers {
   readonly sessions: readonly string[];
   readonly slots: readonly string[];
   readonly advisoryLocks: readonly string[];
@@ -127,15 +129,6 @@ export interface Leftovers {
   readonly uploads: readonly string[];
   readonly processes: readonly string[];
 }
-
-export const NOTHING_LEFT: Leftovers = {
-  sessions: [],
-  slots: [],
-  advisoryLocks: [],
-  temporaryFiles: [],
-  uploads: [],
-  processes: [],
-};
 
 /**
  * O3: no backup session, slot, advisory lock, temporary file, multipart upload or child process is left. What ends a
@@ -152,7 +145,7 @@ export async function requireNothingLeft(places: Places, { timeoutMs = 10_000 } 
   });
 }
 
-export async function leftoversOf(places: Places): Promise<Leftovers> {
+async function leftoversOf(places: Places): Promise<Leftovers> {
   const servers = places.postgres === undefined ? [] : [places.postgres].flat();
   const atServers = await Promise.all(servers.map(leftAtServer));
   return {
@@ -254,11 +247,7 @@ export function pictureOf(...roots: readonly string[]): Readonly<Record<string, 
 }
 
 /** A file system of so many MiB, for the server's user; `undefined`, said loudly, where none may be mounted. */
-export async function mountSmall(
-  sizeMiB: number,
-): Promise<{ directory: string; grow(toMiB: number): void } | undefined> {
-  const { execFileSync } = await import('node:child_process');
-  const { onCleanUp } = await import('./cleanup.ts');
+export function mountSmall(sizeMiB: number): { directory: string; grow(toMiB: number): void } | undefined {
   const directory = makeTempDir('small');
   const mount = (options: string, ...rest: string[]) =>
     execFileSync('mount', ['-o', options, ...rest, directory], { stdio: 'ignore' });

@@ -1,0 +1,51 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { repositoryRoot } from '../support/tools.ts';
+
+const ROWS = [1, 2, 3, 4, 5, 6, 8, 10, 11, 13, 14, 16, 18, 26, 28, 30, 31];
+const OPERATIONS = ['backup', 'archive', 'restore'];
+
+const page = readFileSync(join(repositoryRoot, 'test/faults/README.md'), 'utf8');
+/** The cells of every line of a table that names a test: the last two are its title and its file. */
+const lines = page
+  .split('\n')
+  .filter((line) => line.startsWith('| ') && !line.startsWith('| ---'))
+  .map((line) =>
+    line
+      .split(/(?<!\\)\|/)
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
+const named = lines
+  .map((cells) => ({ title: cells.at(-2) ?? '', file: cells.at(-1) ?? '' }))
+  .filter(({ title }) => title.startsWith('`'))
+  .map(({ title, file }) => ({ title: title.slice(1, -1).replaceAll('\\|', '|'), file }));
+
+describe('the page of fault tests', () => {
+  it('names tests that exist', () => {
+    expect(named.length).toBeGreaterThan(50);
+    const missing = named.filter(({ title, file }) => {
+      const path = join(repositoryRoot, file);
+      // As it stands in the source, where an apostrophe of ours needs no escape.
+      return (
+        !existsSync(path) ||
+        !readFileSync(path, 'utf8')
+          .replaceAll(/\s*\n\s*/g, ' ')
+          .includes(title)
+      );
+    });
+    expect(missing).toEqual([]);
+  });
+
+  it('has every cell of its rows: a test, or a dash', () => {
+    for (const row of ROWS) {
+      for (const operation of OPERATIONS) {
+        const cells = lines.filter(([number, , of]) => number === String(row) && of === operation);
+        expect(cells, `row ${row}, ${operation}`).not.toEqual([]);
+        const isCovered = cells.some((line) => line.at(-1) !== '') || cells.every((line) => line[3] === '–');
+        expect(isCovered, `row ${row}, ${operation}`).toBe(true);
+      }
+    }
+  });
+});
