@@ -218,9 +218,11 @@ describeWith('temporal', 'the workflows with a worker, PostgreSQL and Temporal',
     ]) {
       await temporal.cli('workflow', 'delete', '--yes', '-w', id);
     }
+    // The server deletes in its own time: a few seconds, and half a minute on a busy machine.
     await until(
       'the deletion',
       async () => !(await temporal.cli('workflow', 'list', '-o', 'json')).includes('cluster/default/main'),
+      { timeoutMs: 2 * MINUTE, everyMs: 500 },
     );
     await apply({ cluster: manifest, backups: [backup('declared')] });
     expect((await ended()).backupId).toBe(first.backupId);
