@@ -7,6 +7,7 @@
 import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
 import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { mkdir, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { BackupError } from '../core/errors.ts';
 import { walkeepVersion } from '../cli/version.ts';
@@ -24,6 +25,7 @@ import {
 import * as walkeep from '../workflows/interface.ts';
 
 const folder = fileURLToPath(new URL('../test/histories/', import.meta.url));
+const root = fileURLToPath(new URL('..', import.meta.url));
 const prefix = process.argv[2] ?? walkeepVersion();
 await mkdir(folder, { recursive: true });
 
@@ -48,7 +50,9 @@ const worker = await startInstance({ connection: temporal.nativeConnection }, wo
 
 async function save(name: string, handle: WorkflowHandle): Promise<void> {
   const history = await handle.fetchHistory();
-  await writeFile(`${folder}${prefix}-${name}.json`, `${historyToJSON(history)}\n`);
+  // What tells of the machine it was recorded on is of no use to a replay.
+  const text = historyToJSON(history).replaceAll(root, '/walkeep/').replaceAll(`@${hostname()}"`, '@host"');
+  await writeFile(`${folder}${prefix}-${name}.json`, `${text}\n`);
   process.stdout.write(`${prefix}-${name}.json: ${history.events?.length ?? 0} events\n`);
 }
 
