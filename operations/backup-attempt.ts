@@ -184,6 +184,47 @@ export async function clearAttempt(
   await deleteAll(repository, `${ownKey(repository.server, FOLDER, backupId)}/`, isLeftOver, signal);
 }
 
+/** What is in the repository of an attempt, beside its tars. All times are the store's. */
+export interface StoredAttempt {
+  readonly backupId: string;
+  /** Absent when its claim is gone, which nothing of walkeep removes. */
+  readonly claimedAt?: Date;
+  /** When the newest of its objects was stored. */
+  readonly touchedAt: Date;
+  /** It was settled whether it is recorded or discarded. */
+  readonly isSettled: boolean;
+  /** Objects for its next steps: none when it came to its end, well or not. */
+  readonly leftOver: number;
+}
+
+/** All attempts that ever were, by id. @throws what the store throws */
+export async function listAttempts(
+  { store, server }: Repository,
+  signal: AbortSignal,
+): Promise<Map<string, StoredAttempt>> {
+  const prefix = `${ownKey(server, FOLDER)}/`;
+  const attempts = new Map<string, StoredAttempt>();
+  for await (const { key, modifiedAt } of store.list(prefix, { signal })) {
+    const backupId = key.slice(prefix.length, prefix.length + 15);
+    const rest = key.slice(prefix.length + 15);
+    if (!isBackupId(backupId)) continue;
+    const known = attempts.get(backupId) ?? {
+      backupId,
+      touchedAt: modifiedAt,
+      isSettled: false,
+      leftOver: 0,
+    };
+    attempts.set(backupId, {
+      ...known,
+      touchedAt: known.touchedAt > modifiedAt ? known.touchedAt : modifiedAt,
+      ...(rest === '.json' && { claimedAt: modifiedAt }),
+      ...(rest === `/${VERDICT}` && { isSettled: true }),
+      ...(rest.startsWith('/') && rest !== `/${VERDICT}` && { leftOver: known.leftOver + 1 }),
+    });
+  }
+  return attempts;
+}
+
 /** Removes the tars of an attempt. */
 export async function deleteParts(
   repository: Repository,

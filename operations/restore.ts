@@ -7,6 +7,7 @@ import { listParts, readBackup, type BackupPart } from '../repository/catalogue.
 import type { BackupInfo } from '../repository/backup-info.ts';
 import { readableCodec } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
+import { isBeingDeleted } from '../repository/tombstones.ts';
 import type { StoreConfig } from '../stores/store-config.ts';
 import type { RepositoryReference } from './recovery-file.ts';
 import { finishRestore } from './restore-finish.ts';
@@ -160,7 +161,9 @@ async function restorable(
         ? 'it is incremental'
         : info.snapshots
           ? 'it consists of volume snapshots'
-          : undefined;
+          : (await isBeingDeleted(repository, backupId, signal))
+            ? 'a sweep is deleting it'
+            : undefined;
   if (why !== undefined)
     throw new BackupError('backup-unusable', `backup ${backupId} can't be restored: ${why}`);
   return info;

@@ -1,6 +1,9 @@
 import { BackupError } from '../core/errors.ts';
+import type { StoredObject } from '../stores/object-store.ts';
 import {
   backupPrefix,
+  basePrefix,
+  isBackupId,
   looksLikePart,
   parsePartName,
   quoted,
@@ -38,25 +41,78 @@ export async function inspectBackup(
   signal: AbortSignal,
 ): Promise<BackupObjects> {
   const prefix = backupPrefix(r.server, backupId);
+  const objects: StoredObject[] = [];
+  for await (const object of r.store.list(prefix, { signal })) {
+    objects.push(object);
+    requireFewer(objects.length, r, prefix);
+  }
+  return objectsOf(objects, prefix.length);
+}
+
+/** All that lies in one folder of `base/`, and when. */
+export interface BackupFolder extends BackupObjects {
+  /** When the store received `backup.info`; absent when there is none. */
+  readonly recordedAt?: Date;
+  /** When the store received the newest object. */
+  readonly touchedAt: Date;
+  /** Of the parts. */
+  readonly sizeBytes: number;
+}
+
+/**
+ * All folders of backups and attempts, by id, from one listing of `base/`: for whoever needs them all.
+ *
+ * @throws what the store throws
+ */
+export async function inspectBackups(r: Repository, signal: AbortSignal): Promise<Map<string, BackupFolder>> {
+  const prefix = basePrefix(r.server);
+  const folders = new Map<string, StoredObject[]>();
+  let count = 0;
+  for await (const object of r.store.list(prefix, { signal })) {
+    const id = object.key.slice(prefix.length, prefix.length + 15);
+    if (!isBackupId(id) || object.key[prefix.length + 15] !== '/') continue;
+    const objects = folders.get(id);
+    if (objects) objects.push(object);
+    else folders.set(id, [object]);
+    requireFewer(++count, r, prefix);
+  }
+  const inspected = [...folders].map(([id, objects]): [string, BackupFolder] => {
+    const found = objectsOf(objects, prefix.length + id.length + 1);
+    const record = objects.find(({ key }) => key === `${prefix}${id}/backup.info`);
+    return [
+      id,
+      {
+        ...found,
+        ...(record && { recordedAt: record.modifiedAt }),
+        touchedAt: new Date(
+          objects.reduce((newest, { modifiedAt }) => Math.max(newest, modifiedAt.getTime()), 0),
+        ),
+        sizeBytes: found.parts.reduce((sum, part) => sum + part.sizeBytes, 0),
+      },
+    ];
+  });
+  return new Map(inspected);
+}
+
+function requireFewer(count: number, r: Repository, prefix: string): void {
+  if (count <= MAX_OBJECTS) return;
+  throw new BackupError('format-invalid', `${r.store.url}/${prefix} holds more than ${MAX_OBJECTS} objects`);
+}
+
+function objectsOf(objects: readonly StoredObject[], prefixLength: number): BackupObjects {
   const parts: BackupPart[] = [];
   const foreign: string[] = [];
   const problems: string[] = [];
-  for await (const { key, sizeBytes } of r.store.list(prefix, { signal })) {
-    const name = key.slice(prefix.length);
+  for (const { key, sizeBytes } of objects) {
+    const name = key.slice(prefixLength);
     const part = parsePartName(name);
     if (part) parts.push({ key, ...part, sizeBytes });
     else if (looksLikePart(name))
       problems.push(`${quoted(name)} is named like a tar of it, but no version wrote it`);
     else if (name !== 'backup.info' && !name.startsWith('annotations/')) foreign.push(key);
-    if (parts.length + foreign.length > MAX_OBJECTS) {
-      throw new BackupError(
-        'format-invalid',
-        `${r.store.url}/${prefix} holds more than ${MAX_OBJECTS} objects`,
-      );
-    }
   }
   parts.sort(inOrderOfRestore);
-  return { parts, foreign, problems: [...problems, ...sequenceProblems(parts, prefix.length)] };
+  return { parts, foreign, problems: [...problems, ...sequenceProblems(parts, prefixLength)] };
 }
 
 /**

@@ -6,6 +6,7 @@ import { readKeeps, type Keep } from './keeps.ts';
 import { backupInfoKey, basePrefix, isBackupId, quoted } from './layout.ts';
 import type { Repository } from './repository.ts';
 import { createSmallObject, readSmallText, utf8 } from './small-object.ts';
+import { listTombstones, type ListedTombstone } from './tombstones.ts';
 
 export { inspectBackup, listParts, type BackupPart } from './backup-parts.ts';
 export type { Keep } from './keeps.ts';
@@ -18,6 +19,8 @@ export interface CatalogueEntry {
   readonly problem?: string;
   /** Somebody asked that retention spare it. */
   readonly keep?: Keep;
+  /** A sweep of ours has marked it, or is deleting it: then it has no `info`, but a problem. */
+  readonly tombstone?: ListedTombstone;
 }
 
 const READS_AT_ONCE = 8;
@@ -25,20 +28,35 @@ const READS_AT_ONCE = 8;
 const MAX_BACKUPS = 100_000;
 
 /**
- * All backups that have a record, by ascending id. A record that can't be read becomes an entry with a problem.
- * Folders without a record are attempts that run or failed, and are no backups.
+ * All backups that have a record, by ascending id. A record that can't be read becomes an entry with a problem, and so
+ * does a backup that is being deleted: its record is the last that goes. Folders without a record are attempts that
+ * run or failed, and are no backups.
  *
  * @throws BackupError when any listing or reading fails: a catalogue is complete or it isn't given
  */
 export async function listBackups(r: Repository, signal: AbortSignal): Promise<CatalogueEntry[]> {
+  return (await readCatalogue(r, signal)).map(withoutDeleted);
+}
+
+function withoutDeleted({ info, ...entry }: CatalogueEntry): CatalogueEntry {
+  if (info === undefined) return entry;
+  const since = entry.tombstone?.deletingSince;
+  if (since === undefined) return { ...entry, info };
+  return { ...entry, problem: `it is being deleted, since ${since.toISOString()}` };
+}
+
+/** As `listBackups`, with the records of backups that are being deleted: for whoever deletes. @throws as there */
+export async function readCatalogue(r: Repository, signal: AbortSignal): Promise<CatalogueEntry[]> {
   const folders = await backupFolders(r, signal);
   const keeps = await readKeeps(r, signal);
+  const tombstones = await listTombstones(r, signal);
   const entries = await concurrently(folders, READS_AT_ONCE, (folder) => readEntry(r, folder, signal));
   return entries
     .filter((entry) => entry !== undefined)
     .map((entry) => {
       const keep = keeps.get(entry.backupId);
-      return keep === undefined ? entry : { ...entry, keep };
+      const tombstone = tombstones.get(entry.backupId);
+      return { ...entry, ...(keep !== undefined && { keep }), ...(tombstone && { tombstone }) };
     });
 }
 

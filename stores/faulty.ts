@@ -90,6 +90,10 @@ export function faulty(
       }),
     head: (key, options) => around('head', key, options.signal, () => store.head(key, options)),
     ...(store.makeDurable && { makeDurable: async (key, options) => store.makeDurable?.(key, options) }),
+    ...(store.unfinished && {
+      unfinished: (prefix, options) => store.unfinished?.(prefix, options) ?? nothing(),
+    }),
+    ...(store.abandon && { abandon: async (upload, options) => store.abandon?.(upload, options) }),
     list: (prefix, options) => aroundList('list', prefix, options.signal, store.list(prefix, options)),
     folders: (prefix, options) =>
       aroundList('folders', prefix, options.signal, store.folders(prefix, options)),
@@ -98,6 +102,8 @@ export function faulty(
     close: () => store.close(),
   };
 }
+
+async function* nothing(): AsyncGenerator<never, void, void> {}
 
 async function* damagedBody(body: AsyncIterable<Uint8Array>, fault: Fault, failure: () => BackupError) {
   const limit = fault.afterBytes ?? 0;

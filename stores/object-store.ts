@@ -6,6 +6,14 @@ export interface StoredObject {
   readonly modifiedAt: Date;
 }
 
+/** An upload that was begun and neither ended nor given up; no listing of objects shows it. */
+export interface UnfinishedUpload {
+  readonly key: string;
+  readonly id: string;
+  /** The store's own time. */
+  readonly startedAt: Date;
+}
+
 export interface PutOptions {
   readonly signal: AbortSignal;
   /**
@@ -69,6 +77,10 @@ export interface ObjectStore {
   folders(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<string>;
   /** Deleting what is not there succeeds. Throws when any key could not be deleted, naming it. */
   delete(keys: readonly string[], options: { readonly signal: AbortSignal }): Promise<void>;
+  /** Uploads of keys that begin with `prefix`. Absent, as `abandon`, where nothing is left of a put that died. */
+  unfinished?(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<UnfinishedUpload>;
+  /** Removes what such an upload stored. One that is gone already is a success. */
+  abandon?(upload: UnfinishedUpload, options: { readonly signal: AbortSignal }): Promise<void>;
   /** Releases connections. */
   close(): Promise<void>;
 }

@@ -109,10 +109,20 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
         (folder) => folder,
         () => store.folders(prefix, { signal }),
       ),
+    // Not in an order in which it could go on behind the last one.
+    ...(store.unfinished && {
+      unfinished: (prefix, listOptions) => store.unfinished?.(prefix, listOptions) ?? nothing(),
+    }),
+    ...(store.abandon && {
+      abandon: (upload, abandonOptions) =>
+        again(abandonOptions.signal, async () => store.abandon?.(upload, abandonOptions)),
+    }),
     delete: (keys, deleteOptions) => again(deleteOptions.signal, () => store.delete(keys, deleteOptions)),
     close: () => store.close(),
   };
 }
+
+async function* nothing(): AsyncGenerator<never, void, void> {}
 
 /** Whether the object at `key` has exactly these bytes. */
 async function holds(

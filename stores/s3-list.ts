@@ -8,6 +8,8 @@ interface ListOptions {
   readonly signal: AbortSignal;
   /** Entries of a page, where fewer than the store's 1000 will do. */
   readonly pageKeys?: number;
+  /** Pass over keys that do not begin with the prefix, instead of taking the answer for nonsense. */
+  readonly passesOthers?: boolean;
 }
 
 /**
@@ -24,6 +26,7 @@ export async function* listObjects(
   const inOrder = createOrderCheck(place, prefix);
   for await (const page of pages(connection, place, { Prefix: place.root + prefix }, options)) {
     for (const object of page.Contents ?? []) {
+      if (options.passesOthers === true && object.Key?.startsWith(place.root + prefix) === false) continue;
       const key = inOrder(object.Key);
       if (key === '' || key.endsWith('/')) continue;
       yield { key, ...sizeAndTime(`list ${place.named(key)}`, object.Size, object.LastModified) };

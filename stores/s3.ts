@@ -9,6 +9,7 @@ import type { S3Place, S3Timeouts } from './s3-client.ts';
 import { download } from './s3-download.ts';
 import { failureOf, isFailure } from './s3-errors.ts';
 import { listFolders, listObjects, sizeAndTime } from './s3-list.ts';
+import { abandonUpload, listUnfinished } from './s3-unfinished.ts';
 import { partBytes, PART_BYTES, uploadParts } from './s3-upload.ts';
 import type { S3Attributes } from './s3-upload.ts';
 import type { S3StoreConfig } from './store-config.ts';
@@ -16,6 +17,13 @@ import type { S3StoreConfig } from './store-config.ts';
 /** Metadata that tells our object from another's when the answer to a put was lost. */
 const PUT_ID = 'walkeep-put';
 const KEYS_AT_ONCE = 1000;
+
+/**
+ * The one kind of key with a slash too many that is read: stock tools that were told a destination with a trailing slash
+ * put their annotations one level below everything else. Servers that know no such keys give what is at the usual place,
+ * or nothing.
+ */
+const DOUBLED_SLASH = /^\/[^/].*\/base\/(?:[^/]+\/annotations\/keep)?$/;
 
 /**
  * A bucket, or what lies below a prefix in it, as an object store. Works with AWS and with servers that speak its
@@ -37,6 +45,8 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   const target = (key: string) => ({ Bucket, Key: root + key });
   const named = (key: string) => `s3://${Bucket}/${root}${key}`;
   const place: S3Place = { Bucket, root, named };
+  const isDoubled = (key: string) => root !== '' && DOUBLED_SLASH.test(key);
+  const checkRead = (key: string) => checkKey(isDoubled(key) ? key.slice(1) : key);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: S3Attributes) {
     const what = `put ${named(key)}`;
@@ -184,7 +194,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
       return putBody(key, checkedBody(key, body, sized), sized);
     },
     async get(key, { signal, range }) {
-      checkKey(key);
+      checkRead(key);
       if (range?.length === 0) return (await head(key, signal)) && piecesOf();
       try {
         const options = { signal, idleMs: limits.idleMs, ...(range === undefined ? {} : { range }) };
@@ -198,19 +208,25 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
     },
     head: (key, { signal }) => head(key, signal),
     async *list(prefix, { signal }) {
-      checkPrefix(prefix);
-      yield* listObjects(connection, place, prefix, { signal });
+      const passesOthers = isDoubled(prefix);
+      checkPrefix(passesOthers ? prefix.slice(1) : prefix);
+      yield* listObjects(connection, place, prefix, { signal, passesOthers });
     },
     async *folders(prefix, { signal }) {
       checkFolder(prefix);
       yield* listFolders(connection, place, prefix, { signal });
     },
     async delete(keys, { signal }) {
-      keys.forEach(checkKey);
+      keys.forEach(checkRead);
       for (let at = 0; at < keys.length; at += KEYS_AT_ONCE) {
         await deleteTogether(keys.slice(at, at + KEYS_AT_ONCE), signal);
       }
     },
+    async *unfinished(prefix, { signal }) {
+      checkPrefix(prefix);
+      yield* listUnfinished(connection, place, prefix, signal);
+    },
+    abandon: (upload, { signal }) => abandonUpload(connection, place, upload, signal),
     close: () => connection.close(),
   };
 }
