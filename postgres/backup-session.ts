@@ -164,6 +164,7 @@ function createSession(
   const position = () => readPosition(client, () => readControlData(options.pgdata, signal));
   const ask = <T>(doing: string, question: () => Promise<T>) => askUntil(client, signal, doing, question);
   let began: ServerPosition | undefined;
+  let beganAt: Date | undefined;
   let closed = false;
   let watch: { end(): void } | undefined;
 
@@ -187,6 +188,7 @@ function createSession(
       watch = watchPosition(began, position, lost, options);
       const tablespaces = await ask('reading the tablespaces', () => readTablespaces(client));
       const row = rows[0] as { lsn: string; time: Date };
+      beganAt = row.time;
       return { beginLsn: parseLsn(row.lsn), beginTime: row.time, position: began, tablespaces };
     },
 
@@ -209,9 +211,11 @@ function createSession(
       requireSamePosition(began, await ask('reading the position of the server', position));
       const tablespaces = await ask('reading the tablespaces', () => readTablespaces(client));
       const row = rows[0] as { lsn: string; label: string; map: string };
+      const endTime = (times[0] as { time: Date }).time;
+      requireLaterThan(beganAt, endTime);
       return {
         endLsn: parseLsn(row.lsn),
-        endTime: (times[0] as { time: Date }).time,
+        endTime,
         backupLabel: row.label,
         tablespaceMap: row.map,
         tablespaces,
@@ -226,6 +230,17 @@ function createSession(
       await held.leave();
     },
   };
+}
+
+/** A backup whose end lies before its beginning could not say which moments it can be recovered to. */
+function requireLaterThan(begin: Date | undefined, end: Date): void {
+  if (!begin || end >= begin) return;
+  const seconds = Math.round((begin.getTime() - end.getTime()) / 1000);
+  throw new BackupError(
+    'backup-interrupted',
+    `the server's clock was set back during the backup: it began at ${begin.toISOString()}, and ended ${seconds} s before that`,
+    { hint: 'a new attempt succeeds when the clock stands still; look at its synchronisation (NTP)' },
+  );
 }
 
 /** Waits for the answer to `question`, but not a moment longer than `signal` allows. */
