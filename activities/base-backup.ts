@@ -1,11 +1,15 @@
-import { Context } from '@temporalio/activity';
+import { Context, type Info } from '@temporalio/activity';
 import type { BackupStatus } from '../core/backup-status.ts';
+import { BackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import type { PolicySpec } from '../manifests/desire.ts';
 import type { CopiedBackup, Progress } from '../operations/take-backup.ts';
-import type { JobRegistry } from '../operations/job-registry.ts';
+import type { JobRegistry, Wishes } from '../operations/job-registry.ts';
+import type { BackupMetadata } from '../repository/outcome.ts';
 import { attached, type AskServer } from './attached.ts';
 import { beatWhile } from './beat-while.ts';
 import type { ClusterReference } from './cluster.ts';
+import { copyKey, wantedNow, type CopyControl } from './control.ts';
 
 /** A Backup, with the manifest its run began with: every step of a run sees the same one. */
 export interface BackupReference extends ClusterReference {
@@ -19,6 +23,10 @@ export interface CopyBackupInput extends BackupReference {
   readonly attempt: number;
   readonly runId: string;
   readonly immediateCheckpoint: boolean;
+  /** The policy's. Absent in runs of 0.1.0. */
+  readonly limits?: PolicySpec['limits'];
+  /** What was wanted of the copy when it was scheduled. */
+  readonly control?: CopyControl;
 }
 
 export interface CopiedBackupInput extends BackupReference {
@@ -27,10 +35,13 @@ export interface CopiedBackupInput extends BackupReference {
   readonly copied: CopiedBackup;
   /** How long WAL may take to arrive, in seconds. */
   readonly walDeadline: number;
+  readonly metadata?: BackupMetadata;
 }
 
 export interface RecordOutcomeInput extends BackupReference {
   readonly status: BackupStatus;
+  /** Kept with the outcome. */
+  readonly metadata?: BackupMetadata;
 }
 
 /** Whole operations, bound to this worker's PostgreSQL and the manifest's repository. */
@@ -40,7 +51,11 @@ export interface BaseBackupPorts {
   findOutcome(backup: BackupReference, signal: AbortSignal): Promise<BackupStatus | undefined>;
   copy(
     input: CopyBackupInput,
-    options: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+    options: {
+      signal: AbortSignal;
+      onProgress: (progress: Progress) => void;
+      wishes: Wishes<CopyControl>;
+    },
   ): Promise<CopiedBackup>;
   confirm(input: CopiedBackupInput, signal: AbortSignal): Promise<void>;
   record(input: CopiedBackupInput, signal: AbortSignal): Promise<BackupStatus>;
@@ -59,10 +74,17 @@ export function createBaseBackupActivities(ports: BaseBackupPorts) {
 
     /** One attempt from `pg_backup_start` to `pg_backup_stop`, with everything uploaded. Nothing is listed yet. */
     async copyBackup(input: CopyBackupInput): Promise<CopiedBackup> {
-      const job = ports.jobs.startOrAttach<Progress, CopiedBackup>({
-        key: `copy/${input.namespace}/${input.backupName}/${input.runId}/${input.attempt}`,
+      const { info } = Context.current();
+      const wish = info.attempt > 1 ? newest(input.control, await wantedNow()) : input.control;
+      const ms = msUntilDeadline(info);
+      const job = ports.jobs.startOrAttach<Progress, CopiedBackup, CopyControl>({
+        key: copyKey(input),
         subject: `backup/${input.namespace}/${input.backupName}`,
-        run: (jobSignal, onProgress) => ports.copy(input, { signal: jobSignal, onProgress }),
+        wish,
+        run: (jobSignal, onProgress, wishes) =>
+          untilDeadline(ms, jobSignal, input, (signalOfBoth) =>
+            ports.copy(input, { signal: signalOfBoth, onProgress, wishes }),
+          ),
       });
       return attached(job, ports.askServer);
     },
@@ -75,7 +97,8 @@ export function createBaseBackupActivities(ports: BaseBackupPorts) {
     /** Writes the record: from here on the backup is listed and can be restored. Recording twice changes nothing. */
     async recordBackup(input: CopiedBackupInput): Promise<BackupStatus> {
       const status = await beatWhile(ports.record(input, signal()));
-      await ports.writeOutcome({ ...input, status }, signal());
+      const { copied: _copied, walDeadline: _walDeadline, instance: _instance, ...backup } = input;
+      await ports.writeOutcome({ ...backup, status }, signal());
       return status;
     },
 
@@ -89,6 +112,46 @@ export function createBaseBackupActivities(ports: BaseBackupPorts) {
       await beatWhile(ports.writeOutcome(input, signal()));
     },
   };
+}
+
+/** What an attempt has left to clean up in before the server gives it up. */
+const CLEAN_UP_MS = 10_000;
+
+/** Of this attempt, until a little before the server's; `undefined` where it has none. */
+function msUntilDeadline(info: Info): number | undefined {
+  const { scheduleToCloseTimeoutMs, scheduledTimestampMs, currentAttemptScheduledTimestampMs } = info;
+  if (!scheduleToCloseTimeoutMs) return undefined;
+  // The server's clock alone: this host's may be another.
+  const left = scheduleToCloseTimeoutMs - (currentAttemptScheduledTimestampMs - scheduledTimestampMs);
+  return Math.max(0, left - Math.min(CLEAN_UP_MS, left / 20));
+}
+
+/**
+ * Ends the work at the deadline, whoever is attached: an attempt that the server gave up only leaves, and a copy that
+ * is paused or slow would hold PostgreSQL in backup mode with nobody waiting for it.
+ */
+async function untilDeadline<Result>(
+  ms: number | undefined,
+  stop: AbortSignal,
+  { backupName }: CopyBackupInput,
+  work: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  // A timer can't count further than 24 days.
+  if (ms === undefined || ms >= 2 ** 31) return work(stop);
+  const over = new AbortController();
+  const timer = setTimeout(
+    () => over.abort(new BackupError('deadline-exceeded', `the copy of ${backupName} did not end in time`)),
+    ms,
+  );
+  try {
+    return await work(AbortSignal.any([stop, over.signal]));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function newest(a: CopyControl | undefined, b: CopyControl | undefined): CopyControl | undefined {
+  return a && b ? (a.version >= b.version ? a : b) : (a ?? b);
 }
 
 export type BaseBackupActivities = ReturnType<typeof createBaseBackupActivities>;

@@ -3,7 +3,7 @@ import {
   WorkflowFailedError,
   type WorkflowHandle,
 } from '@temporalio/client';
-import { ApplicationFailure, defaultPayloadConverter, type Payload } from '@temporalio/common';
+import { ApplicationFailure } from '@temporalio/common';
 import { Command, Option } from 'commander';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BackupStatus } from '../core/backup-status.ts';
@@ -17,7 +17,7 @@ import {
 } from '../workflows/interface.ts';
 import { namespaceOption, outputOption, parseClusterArgument } from './options.ts';
 import { formatDuration, note } from './output.ts';
-import { createProgressBar, type ProgressReport } from './progress.ts';
+import { createProgressBar, progressOf } from './progress.ts';
 import { connectTemporal, type TemporalClient } from './temporal-client.ts';
 
 interface BackupOptions {
@@ -113,7 +113,7 @@ async function waitForBackup(temporal: TemporalClient, handle: WorkflowHandle): 
         const description = await temporal.call('look at the backup', () => handle.describe());
         away = false;
         if (description.status.name !== 'RUNNING') break;
-        const report = progressIn(description.raw.pendingActivities ?? []);
+        const report = await progressOf(temporal.client, description);
         if (report) bar.update(report);
       } catch (error) {
         if (!(error instanceof BackupError) || error.code !== 'temporal-unavailable') throw error;
@@ -129,34 +129,6 @@ async function waitForBackup(temporal: TemporalClient, handle: WorkflowHandle): 
     bar.end();
     throw error instanceof WorkflowFailedError ? foreseen(error) : error;
   }
-}
-
-/** The newest progress that an activity has reported. */
-function progressIn(
-  activities: readonly { readonly heartbeatDetails?: { readonly payloads?: Payload[] | null } | null }[],
-): ProgressReport | undefined {
-  for (const { heartbeatDetails } of activities) {
-    const payload = heartbeatDetails?.payloads?.[0];
-    if (!payload) continue;
-    const details: unknown = defaultPayloadConverter.fromPayload(payload);
-    const progress =
-      typeof details === 'object' && details !== null && 'progress' in details ? details.progress : details;
-    if (isProgress(progress)) return progress;
-  }
-  return undefined;
-}
-
-function isProgress(value: unknown): value is ProgressReport {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    'phase' in value &&
-    typeof value.phase === 'string' &&
-    'doneBytes' in value &&
-    typeof value.doneBytes === 'number' &&
-    'totalBytes' in value &&
-    typeof value.totalBytes === 'number'
-  );
 }
 
 /** A failed run as the failure that ended it. */

@@ -3,11 +3,12 @@ import type { ListedBackup } from '../core/backup-list.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { readBackupRecord, type BackupRecord } from '../repository/backup-record.ts';
 import { inspectBackup, type BackupObjects } from '../repository/backup-parts.ts';
-import { backupWorkflowId } from '../workflows/interface.ts';
+import { backupWorkflowId, type RunningBackupStatus } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
-import { findBackups, requireNamed } from './known-backups.ts';
+import { findBackups, phaseOf, progressIn, requireNamed, type NamedBackup } from './known-backups.ts';
 import { namespaceOption, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
+import { progressText } from './progress.ts';
 
 interface DescribeOptions {
   readonly namespace: string;
@@ -63,14 +64,17 @@ async function readDetails(host: Host, backup: ListedBackup): Promise<Details> {
   }
 }
 
-function formatBackup(backup: ListedBackup, { record, objects }: Details): string {
-  const { status } = backup;
+function formatBackup(backup: NamedBackup, { record, objects }: Details): string {
+  const { status, metadata } = backup;
+  const progress = progressIn(backup);
   const lines: [string, string | undefined][] = [
     ['Name', backup.name],
     ['Namespace', backup.namespace],
     ['Cluster', backup.cluster],
     ['Method', backup.method],
-    ['Phase', status.phase],
+    ['Phase', phaseOf(backup)],
+    ['Progress', progress && progressText({ phase: 'copying', ...progress }, Date.now())],
+    ['Rate limit', limitOf(backup)],
     ['Error', status.error ?? backup.problem],
     ['Backup ID', status.backupId],
     ['Started', status.startedAt],
@@ -85,6 +89,9 @@ function formatBackup(backup: ListedBackup, { record, objects }: Details): strin
       status.destinationPath ? `${status.destinationPath} (server ${status.serverName ?? ''})` : undefined,
     ],
     ['Keep', backup.keep],
+    ['Labels', textsOf(metadata?.labels)],
+    ['Annotations', textsOf(metadata?.annotations)],
+    ['Owners', metadata?.ownerReferences?.map(({ kind, name }) => `${kind}/${name}`).join(', ')],
     ['Page checksums', record ? checksumsOf(record) : undefined],
     [
       'Integrity',
@@ -113,6 +120,18 @@ function formatBackup(backup: ListedBackup, { record, objects }: Details): strin
     ...(parts.length > 0 ? ['Parts:\n', ...parts] : []),
     ...(problems.length > 0 ? ['Problems:\n', ...problems] : []),
   ].join('');
+}
+
+function textsOf(texts: Readonly<Record<string, string>> | undefined): string | undefined {
+  const pairs = Object.entries(texts ?? {}).map(([key, value]) => `${key}=${value}`);
+  return pairs.length > 0 ? pairs.join(', ') : undefined;
+}
+
+/** Only what an operator said of this backup while it ran. */
+function limitOf({ status }: ListedBackup): string | undefined {
+  const limit = (status as Partial<RunningBackupStatus>).control?.maxBytesPerSecond;
+  if (limit === undefined) return undefined;
+  return limit === null ? 'none' : `${formatBytes(limit)}/s`;
 }
 
 function endOf({ status }: ListedBackup): string | undefined {

@@ -13,13 +13,23 @@ import {
   clusterWorkflowId,
   SEARCH_ATTRIBUTE,
   WORKFLOW,
+  type CopyProgress,
   type KnownBackup,
+  type RunningBackupStatus,
 } from '../workflows/interface.ts';
+import type { BackupMetadata } from '../repository/outcome.ts';
 import { findCluster, listClusters, type Host } from './host.ts';
+import { progressOf } from './progress.ts';
+import type { TemporalClient } from './temporal-client.ts';
+
+/** A Backup with what its object carried beside its name, as far as its outcome says. */
+export interface NamedBackup extends ListedBackup {
+  readonly metadata?: BackupMetadata;
+}
 
 /** Backups from everywhere they can be known from, and what could not be asked. */
 export interface KnownBackups {
-  readonly backups: readonly ListedBackup[];
+  readonly backups: readonly NamedBackup[];
   /** One sentence for each source that did not answer: the list may lack what only it knows. */
   readonly silent: readonly string[];
   /** Why a repository could not be read. It is the record: a list without it proves no absence. */
@@ -54,7 +64,27 @@ export async function findBackups(host: Host, namespace: string, cluster?: strin
   } catch (error) {
     silent.push(`Temporal: ${messageOf(error)}`);
   }
-  return { backups: mergeBackups(recorded, moving), silent, ...(unread !== undefined && { unread }) };
+  const carried = new Map(recorded.map((backup) => [keyOf(backup), backup.metadata]));
+  const backups = mergeBackups(recorded, moving).map((backup): NamedBackup => {
+    const metadata = carried.get(keyOf(backup));
+    return metadata ? { ...backup, metadata } : backup;
+  });
+  return { backups, silent, ...(unread !== undefined && { unread }) };
+}
+
+function keyOf({ namespace, cluster, name }: ListedBackup): string {
+  return `${namespace}/${cluster}/${name}`;
+}
+
+/** The phase as people read it: CloudNativePG's words, and `running, paused`. */
+export function phaseOf({ status }: ListedBackup): string {
+  const paused = !isTerminalPhase(status.phase) && (status as Partial<RunningBackupStatus>).control?.paused;
+  return paused ? `${status.phase}, paused` : status.phase;
+}
+
+/** How far a backup that runs has come, as its worker said last. */
+export function progressIn({ status }: ListedBackup): CopyProgress | undefined {
+  return (status as Partial<RunningBackupStatus>).progress;
 }
 
 function adviceOf(error: unknown): string {
@@ -70,7 +100,7 @@ export function requireNamed(
   { backups, unread }: KnownBackups,
   namespace: string,
   name: string,
-): ListedBackup[] {
+): NamedBackup[] {
   const found = backups.filter((backup) => backup.name === name || backup.status.backupId === name);
   if (found.length > 0) return found;
   const absent = `there is no Backup "${name}" in namespace ${namespace}`;
@@ -86,7 +116,7 @@ async function manifestOf(host: Host, namespace: string, cluster: string): Promi
   return [(await findCluster(host, namespace, cluster)).manifest];
 }
 
-async function readRecorded(host: Host, manifest: ClusterManifest): Promise<ListedBackup[]> {
+async function readRecorded(host: Host, manifest: ClusterManifest): Promise<NamedBackup[]> {
   if (!manifest.spec.backup?.barmanObjectStore) return [];
   const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
   const signal = AbortSignal.timeout(READ_MS);
@@ -101,6 +131,11 @@ async function readRecorded(host: Host, manifest: ClusterManifest): Promise<List
       listedEntry(entry, namespace, cluster, destination, repository.server),
     );
     const named = new Set(fromCatalogue.map(({ name }) => name));
+    const carried = new Map(outcomes.map(({ backupName, metadata }) => [backupName, metadata]));
+    const withMetadata = (backup: ListedBackup): NamedBackup => {
+      const metadata = carried.get(backup.name);
+      return metadata ? { ...backup, metadata } : backup;
+    };
     const failed = outcomes
       .filter(({ backupName, status }) => !named.has(backupName) && status['phase'] !== 'completed')
       .map((outcome): ListedBackup => ({
@@ -111,7 +146,7 @@ async function readRecorded(host: Host, manifest: ClusterManifest): Promise<List
         status: asStatus(outcome.status),
         heardFrom: 'repository',
       }));
-    return [...fromCatalogue, ...failed];
+    return [...fromCatalogue, ...failed].map(withMetadata);
   } finally {
     await repository.close();
   }
@@ -218,14 +253,20 @@ async function readMoving(
   });
   for (const run of running) {
     if (cluster !== undefined && run.cluster !== cluster) continue;
-    const status = await temporal
-      .call(
-        'ask a backup',
-        (client) => client.workflow.getHandle(run.workflowId).query(backupStatusQuery),
-        ASK_MS,
-      )
-      .catch(() => undefined);
-    const told: BackupStatus = status ?? { phase: 'running' };
+    const [status, progress] = await Promise.all([
+      temporal
+        .call(
+          'ask a backup',
+          (client) => client.workflow.getHandle(run.workflowId).query(backupStatusQuery),
+          ASK_MS,
+        )
+        .catch(() => undefined),
+      readProgress(temporal, run.workflowId),
+    ]);
+    const told: BackupStatus = {
+      ...(status ?? { phase: 'running' as const }),
+      ...(progress && { progress }),
+    };
     if (isTerminalPhase(told.phase)) continue;
     found.push({
       namespace,
@@ -237,6 +278,20 @@ async function readMoving(
     });
   }
   return found;
+}
+
+/** What the copy's heartbeats say: no query of the workflow shows it. */
+async function readProgress(temporal: TemporalClient, workflowId: string): Promise<CopyProgress | undefined> {
+  const report = await temporal
+    .call(
+      'look at a backup',
+      async (client) => progressOf(client, await client.workflow.getHandle(workflowId).describe()),
+      ASK_MS,
+    )
+    .catch(() => undefined);
+  if (!report || report.totalBytes <= 0) return undefined;
+  const { doneBytes, totalBytes, bytesPerSecond = 0, eta } = report;
+  return { doneBytes, totalBytes, bytesPerSecond, ...(eta !== undefined && { eta }) };
 }
 
 function fromKeeper(known: KnownBackup, namespace: string, cluster: string): ListedBackup {

@@ -5,6 +5,10 @@ import type { PartProgress, PartTask, WrittenPart } from './backup-part.ts';
 /** What a thread is started with. */
 export interface ThreadData {
   readonly store: PlainStoreConfig;
+  /** Of a throttle that all threads join: what is wanted changes in it, without a message. */
+  readonly throttle?: SharedArrayBuffer;
+  /** The thread's own niceness. */
+  readonly nice?: number;
 }
 
 export type ToThread =

@@ -13,6 +13,7 @@ import { tarEnd, tarHeader, tarPadding } from '../repository/tar.ts';
 import type { ObjectStore, PutOptions } from '../stores/object-store.ts';
 import { compress, type Codec } from '../streams/codec.ts';
 import { digesting } from '../streams/digest.ts';
+import { throttled, type Throttle } from '../streams/throttle.ts';
 
 /** A member whose bytes are in memory already. */
 export interface InlineFile {
@@ -71,6 +72,8 @@ export interface PartOptions {
   readonly signal: AbortSignal;
   /** Called often; who listens has to be quick. */
   readonly onProgress: (progress: PartProgress) => void;
+  /** Pieces pass when it lets them. */
+  readonly throttle?: Throttle;
 }
 
 /** Since the beginning of the part; it goes back when the part is begun again. */
@@ -111,10 +114,11 @@ export async function writePart(
 async function tryPart(
   store: ObjectStore,
   task: PartTask,
-  { signal, onProgress }: PartOptions,
+  { signal, onProgress, throttle }: PartOptions,
 ): Promise<WrittenPart> {
   const part = new PartReader(task);
-  const plain = digesting(part.pieces(signal));
+  const pieces = part.pieces(signal);
+  const plain = digesting(throttle ? throttled(pieces, throttle, signal) : pieces);
   // Uncompressed, both are the same bytes: hashing is what costs most then.
   const stored = task.codec === 'none' ? plain : digesting(compress(task.codec, plain.bytes, { signal }));
   let storedBytes = 0;

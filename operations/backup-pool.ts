@@ -9,6 +9,10 @@ export interface PoolOptions {
   readonly jobs: number;
   readonly store: StoreConfig;
   readonly signal: AbortSignal;
+  /** Memory of the throttle that all threads join. */
+  readonly throttle?: SharedArrayBuffer;
+  /** Niceness of the threads. */
+  readonly nice?: number | undefined;
   /** Of all parts together, at most four times a second and thread. */
   readonly onProgress: (progress: PartProgress) => void;
 }
@@ -33,7 +37,7 @@ export async function writeParts(tasks: readonly PartTask[], options: PoolOption
   let next = 0;
 
   const pipeline = async () => {
-    const thread = startThread(options.store, signal);
+    const thread = startThread(options, signal);
     try {
       while (next < tasks.length) {
         const index = next++;
@@ -65,8 +69,12 @@ interface Thread {
   end(): Promise<void>;
 }
 
-function startThread(store: StoreConfig, signal: AbortSignal): Thread {
-  const data: ThreadData = { store: toPlain(store) };
+function startThread({ store, throttle, nice }: PoolOptions, signal: AbortSignal): Thread {
+  const data: ThreadData = {
+    store: toPlain(store),
+    ...(throttle && { throttle }),
+    ...(nice !== undefined && { nice }),
+  };
   const worker = new Worker(threadFile(), {
     workerData: data,
     resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },

@@ -3,6 +3,7 @@ import type { Repository } from '../repository/repository.ts';
 import type { PutOptions } from '../stores/object-store.ts';
 import type { StoreConfig } from '../stores/store-config.ts';
 import type { Codec } from '../streams/codec.ts';
+import type { Wish } from './job-registry.ts';
 
 /** What a backup needs from outside. */
 export interface BackupPorts {
@@ -33,6 +34,10 @@ export interface TakeBackupInput {
   readonly encryption?: NonNullable<PutOptions['encryption']>;
   readonly tags?: Readonly<Record<string, string>>;
   readonly pgdata: string;
+  /** Of all files read by all pipelines together, unless an operator says otherwise; absent: no limit. */
+  readonly maxBytesPerSecond?: number;
+  /** Added to the niceness of the threads that read, compress and send; absent: 0. */
+  readonly nice?: number;
 }
 
 /** A backup whose bytes are all stored, and that nobody can see yet. Plain JSON: LSNs and times are text. */
@@ -63,8 +68,19 @@ export interface CopiedBackup {
 
 /** Where a backup is. `totalBytes` is known once the data directory was walked. */
 export interface Progress {
-  readonly phase: 'starting' | 'copying' | 'stopping' | 'waiting-for-wal' | 'verifying' | 'done';
+  readonly phase: 'starting' | 'copying' | 'paused' | 'stopping' | 'waiting-for-wal' | 'verifying' | 'done';
   readonly doneBytes: number;
   readonly totalBytes: number;
   readonly storedBytes: number;
+  /** Smoothed; absent while that can't be said. */
+  readonly bytesPerSecond?: number;
+  /** When all is likely to be read, RFC 3339. */
+  readonly eta?: string;
+}
+
+/** What an operator wants of a copy that runs. */
+export interface CopyWish extends Wish {
+  readonly paused: boolean;
+  /** `null`: no limit. Absent: what the input says. */
+  readonly maxBytesPerSecond?: number | null;
 }

@@ -1,7 +1,9 @@
+import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { BackupError } from '../core/errors.ts';
 import { openStore } from '../stores/open-store.ts';
 import { fromPlain } from '../stores/store-config.ts';
+import { joinThrottle } from '../streams/throttle.ts';
 import { writePart, type PartProgress } from './backup-part.ts';
 import { toFailure, type FromThread, type ThreadData, type ToThread } from './backup-messages.ts';
 
@@ -9,7 +11,9 @@ const PROGRESS_INTERVAL_MS = 250;
 
 /** One pipeline: takes part after part, until it is told to end or to abort. */
 function serve(port: NonNullable<typeof parentPort>, data: ThreadData): void {
+  giveWay(data.nice);
   const store = openStore(fromPlain(data.store));
+  const throttle = data.throttle && joinThrottle(data.throttle);
   const aborted = new AbortController();
   const send = (message: FromThread) => port.postMessage(message);
   const end = async () => {
@@ -22,12 +26,27 @@ function serve(port: NonNullable<typeof parentPort>, data: ThreadData): void {
     if (message.kind === 'end') void end();
     if (message.kind === 'abort') aborted.abort(new BackupError('backup-interrupted', message.reason));
     if (message.kind === 'part') {
-      writePart(store, message.task, { signal: aborted.signal, onProgress: atIntervals(send) }).then(
+      const onProgress = atIntervals(send);
+      writePart(store, message.task, {
+        signal: aborted.signal,
+        onProgress,
+        ...(throttle && { throttle }),
+      }).then(
         (part) => send({ kind: 'written', part }),
         (error: unknown) => send({ kind: 'failed', failure: toFailure(error) }),
       );
     }
   });
+}
+
+/** Linux keeps niceness a thread: 0 is this one, and it ends with the backup. */
+function giveWay(nice: number | undefined): void {
+  if (!nice) return;
+  try {
+    setPriority(0, nice);
+  } catch {
+    // Politeness only: what the host does not allow is done without.
+  }
 }
 
 function atIntervals(send: (message: FromThread) => void): (progress: PartProgress) => void {

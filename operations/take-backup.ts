@@ -38,7 +38,7 @@ import {
   type AttemptDetails,
   type AttemptOwner,
 } from './backup-attempt.ts';
-import type { BackupPorts, CopiedBackup, Progress, TakeBackupInput } from './backup-ports.ts';
+import type { BackupPorts, CopiedBackup, CopyWish, Progress, TakeBackupInput } from './backup-ports.ts';
 import {
   writePart,
   type InlineFile,
@@ -47,9 +47,11 @@ import {
   type WrittenPart,
 } from './backup-part.ts';
 import { writeParts } from './backup-pool.ts';
+import { CopyPace } from './copy-pace.ts';
 import { discardBackup } from './discard-backup.ts';
+import type { Wishes } from './job-registry.ts';
 
-export type { BackupPorts, CopiedBackup, Progress, TakeBackupInput } from './backup-ports.ts';
+export type { BackupPorts, CopiedBackup, CopyWish, Progress, TakeBackupInput } from './backup-ports.ts';
 export { confirmBackup } from './confirm-backup.ts';
 export { discardBackup } from './discard-backup.ts';
 export { recordBackup } from './record-backup.ts';
@@ -57,6 +59,8 @@ export { recordBackup } from './record-backup.ts';
 export interface CopyOptions {
   readonly signal: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
+  /** What an operator wants while it runs: to pause, or another rate. */
+  readonly wishes?: Wishes<CopyWish>;
 }
 
 /**
@@ -64,15 +68,32 @@ export interface CopyOptions {
  * session, lock or backup mode is left at the server; on failure no part is left in the repository either. On success
  * nothing is listed yet: `confirmBackup` and `recordBackup` follow.
  *
+ * Paused, it reads nothing and holds its session; paused before it began, it does not open one.
+ *
  * @throws BackupError `backup-in-progress` | `postgres-unsuitable` | `postgres-denied` | `postgres-unavailable` before
  *   anything was begun; `backup-interrupted` | `data-unreadable` and those of the store from then on
  */
 export async function copyBackup(
   ports: BackupPorts,
   input: TakeBackupInput,
-  { signal, onProgress = () => {} }: CopyOptions,
+  { signal, onProgress = () => {}, wishes }: CopyOptions,
 ): Promise<CopiedBackup> {
-  onProgress({ phase: 'starting', doneBytes: 0, totalBytes: 0, storedBytes: 0 });
+  const pace = new CopyPace({ maxBytesPerSecond: input.maxBytesPerSecond, wishes, onProgress });
+  try {
+    pace.report('starting');
+    await pace.untilWanted(signal);
+    return await copyAtPace(ports, input, signal, pace);
+  } finally {
+    pace.end();
+  }
+}
+
+async function copyAtPace(
+  ports: BackupPorts,
+  input: TakeBackupInput,
+  signal: AbortSignal,
+  pace: CopyPace,
+): Promise<CopiedBackup> {
   const repository = await ports.repository();
   const owner = ownerOf(input);
   const lockKey = `${input.namespace}/${input.cluster}`;
@@ -92,7 +113,7 @@ export async function copyBackup(
     const put = { ...storeOptions(input), signal: held };
     await claimOwner(repository, session.facts, held, (head) => parseWalHeader(head));
     backupId = await claimAttempt(repository, owner, { now: (ports.now ?? (() => new Date()))(), ...put });
-    const copy = new BackupCopy({ ports, input, repository, session, backupId, signal, held, onProgress });
+    const copy = new BackupCopy({ ports, input, repository, session, backupId, signal, held, pace });
     return await copy.run(owner);
   } catch (error) {
     // Leave the server first: whatever cleaning up does, the backup mode ends now.
@@ -128,16 +149,13 @@ interface CopyParts {
   readonly signal: AbortSignal;
   /** Aborted, too, when a session of ours is lost. */
   readonly held: AbortSignal;
-  readonly onProgress: (progress: Progress) => void;
+  readonly pace: CopyPace;
 }
-
-const PROGRESS_INTERVAL_MS = 250;
 
 /** One copy, from the start to the last byte stored. */
 class BackupCopy {
   readonly #parts: CopyParts;
   #totalBytes = 0;
-  #reported: { readonly phase: Progress['phase']; readonly at: number } | undefined;
 
   constructor(parts: CopyParts) {
     this.#parts = parts;
@@ -203,7 +221,7 @@ class BackupCopy {
   }
 
   async #copy(plan: readonly PlannedPart[], areas: readonly WalkedArea[]): Promise<WrittenPart[]> {
-    const { input, ports, held } = this.#parts;
+    const { input, ports, held, pace } = this.#parts;
     const control = await readControlData(input.pgdata, held);
     const pages = { blockSize: control.blockSize, segmentBlocks: control.segmentBlocks };
     const tasks = plan.map((part): PartTask => {
@@ -221,6 +239,8 @@ class BackupCopy {
       jobs: input.jobs,
       store: ports.store,
       signal: held,
+      throttle: pace.memory,
+      nice: input.nice,
       onProgress: (progress) => this.#report('copying', progress),
     });
   }
@@ -318,12 +338,8 @@ class BackupCopy {
   }
 
   #report(phase: Progress['phase'], { contentBytes, storedBytes }: PartProgress): void {
-    const now = performance.now();
-    if (this.#reported?.phase === phase && now - this.#reported.at < PROGRESS_INTERVAL_MS) return;
-    this.#reported = { phase, at: now };
-    // Files grow and shrink while they are read: never more than all.
-    const totalBytes = Math.max(this.#totalBytes, contentBytes);
-    this.#parts.onProgress({ phase, doneBytes: contentBytes, totalBytes, storedBytes });
+    const totalBytes = this.#totalBytes;
+    this.#parts.pace.report(phase, { doneBytes: contentBytes, totalBytes, storedBytes });
   }
 }
 

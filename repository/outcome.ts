@@ -6,6 +6,19 @@ import { ownRecordBytes, readOwnRecord } from './own-record.ts';
 import type { Repository } from './repository.ts';
 import { createSmallObject } from './small-object.ts';
 
+/** What the Backup object carried beside its name, as Kubernetes has it. */
+export interface BackupMetadata {
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly ownerReferences?: readonly {
+    readonly apiVersion: string;
+    readonly kind: string;
+    readonly name: string;
+    readonly uid?: string;
+    readonly controller: boolean;
+  }[];
+}
+
 /**
  * How the run of one Backup ended. It stays when the backup is deleted, so that the same manifest applied again does
  * not run again, even with all of Temporal's state lost.
@@ -17,6 +30,7 @@ export interface Outcome {
   readonly namespace?: string;
   /** The status of CNPG's Backup: `phase`, `error`, `backupId`, … */
   readonly status: Readonly<Record<string, unknown>>;
+  readonly metadata?: BackupMetadata;
   /** ISO 8601. */
   readonly recordedAt: string;
 }
@@ -26,12 +40,29 @@ const READS_AT_ONCE = 8;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/;
 
 const shortText = z.string().min(1).max(255);
+const texts = z.record(z.string(), z.string());
+const metadataSchema = z.object({
+  labels: texts.exactOptional(),
+  annotations: texts.exactOptional(),
+  ownerReferences: z
+    .array(
+      z.object({
+        apiVersion: shortText,
+        kind: shortText,
+        name: shortText,
+        uid: shortText.exactOptional(),
+        controller: z.boolean(),
+      }),
+    )
+    .exactOptional(),
+});
 const outcomeSchema: z.ZodType<Outcome> = z.object({
   version: z.literal(1),
   backupName: z.string().regex(NAME),
   cluster: shortText.exactOptional(),
   namespace: shortText.exactOptional(),
   status: z.record(z.string(), z.unknown()),
+  metadata: metadataSchema.exactOptional(),
   recordedAt: z.iso.datetime({ offset: true }),
 });
 

@@ -8,6 +8,7 @@ import type {
 import type { BackupStatus } from '../core/backup-status.ts';
 import { isBackupError } from '../core/errors.ts';
 import { formatLsn } from '../core/lsn.ts';
+import { parseRate } from '../core/rate.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import type { BackupCounts } from '../operations/metrics.ts';
@@ -79,12 +80,13 @@ export function createBackupPorts(worker: BackupWorkerPorts): {
     findOutcome: (backup, signal) =>
       withRepository(backup, (_, repository) => findOutcome(repository, backup, signal)),
 
-    copy: (input, { signal, onProgress }) =>
+    copy: (input, { signal, onProgress, wishes }) =>
       counter.count(onProgress, (report) =>
         withRepository(input, async (opened) =>
           copyBackup(await withServer(opened), takeBackupInput(input, worker.pgdata), {
             signal,
             onProgress: report,
+            wishes,
           }),
         ),
       ),
@@ -112,13 +114,17 @@ export function createBackupPorts(worker: BackupWorkerPorts): {
 export function takeBackupInput(input: CopyBackupInput, pgdata: string): TakeBackupInput {
   const store = input.manifest.spec.backup?.barmanObjectStore;
   const { compression, encryption, jobs = 2 } = store?.data ?? {};
+  const { limits } = input;
   return {
     cluster: input.cluster,
     namespace: input.namespace,
     instance: input.instance,
     backupName: input.backupName,
     immediateCheckpoint: input.immediateCheckpoint,
-    jobs,
+    // What the policy says holds for all that a cluster does; the manifest says what this store is good at.
+    jobs: limits?.jobs ?? jobs,
+    ...(limits?.maxRate && { maxBytesPerSecond: parseRate(limits.maxRate) }),
+    ...(limits && { nice: limits.nice }),
     codec: codecOf(compression, 'data.compression'),
     ...(encryption === undefined ? {} : { encryption }),
     ...(store?.tags === undefined ? {} : { tags: store.tags }),
@@ -184,7 +190,7 @@ async function saveOutcome(
   input: RecordOutcomeInput,
   signal: AbortSignal,
 ): Promise<void> {
-  const { backupName, cluster, namespace, status } = input;
+  const { backupName, cluster, namespace, status, metadata } = input;
   const earlier = await readOutcome(repository, backupName, signal);
   if (earlier && (earlier.status['phase'] === 'completed' || status.phase !== 'completed')) return;
   const outcome = {
@@ -193,6 +199,7 @@ async function saveOutcome(
     cluster,
     namespace,
     status: { ...status },
+    ...(metadata && { metadata }),
     recordedAt: new Date().toISOString(),
   };
   try {

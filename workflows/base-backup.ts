@@ -1,8 +1,8 @@
 import {
   ActivityCancellationType,
+  allHandlersFinished,
   CancellationScope,
   condition,
-  getExternalWorkflowHandle,
   isCancellation,
   log,
   proxyActivities,
@@ -13,34 +13,22 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { BackupReference, BaseBackupActivities, CopiedBackupInput } from '../activities/base-backup.ts';
-import type { ClusterActivities, ClusterFacts, InstanceFacts, Pace } from '../activities/cluster.ts';
+import type { ClusterActivities, ClusterFacts, Pace } from '../activities/cluster.ts';
+import type { ControlActivities, CopyReference } from '../activities/control.ts';
 import type { BackupStatus } from '../core/backup-status.ts';
 import { isTerminalPhase } from '../core/backup-status.ts';
 import { messageOf } from '../core/errors.ts';
+import type { CopiedBackup } from '../operations/take-backup.ts';
+import { BackupControl } from './backup-control.ts';
 import { backupNameOf } from './backup-name.ts';
+import { instanceInTurn } from './backup-instance.ts';
 import { backupPage } from './backup-page.ts';
-import { backupCandidates, mayTakeBackup } from './choose-instance.ts';
-import { FORESEEN, failure, failureOf, troubleOf, type Trouble } from './failures.ts';
+import { keeperOf, unforeseen, type BackupRequest, type BackupRun } from './backup-run.ts';
+import { FORESEEN, failure, failureOf, troubleOf } from './failures.ts';
 import { parseBaseBackupInput, requireBackupName } from './inputs.ts';
 import * as walkeep from './interface.ts';
+import { Permits } from './permits.ts';
 import { makeFindable } from './search-attributes.ts';
-
-type Request = ReturnType<typeof parseBaseBackupInput> & {
-  readonly backupName: string;
-  /** When this run began to work, in ms: a run of a `--cron` chain exists long before. */
-  readonly startedAt: number;
-};
-
-/** What the run knows of itself; what its query and its page show. */
-interface Run {
-  status: BackupStatus;
-  attempt: number;
-  instance?: string;
-  /** The last attempt's failure, while another one is awaited. */
-  trouble?: string;
-  /** The keeper's answer, once it came. */
-  peers?: readonly InstanceFacts[];
-}
 
 const DEFAULT_WAIT_FOR_WORKER_SECONDS = 120;
 
@@ -57,18 +45,32 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
   const startedAt = Date.now();
   const backupName = parsed.name ?? backupNameOf(parsed.cluster, workflowInfo(), new Date(startedAt));
   requireBackupName(backupName, parsed);
-  const request: Request = { ...parsed, backupName, startedAt };
-  const run: Run = {
+  const request: BackupRequest = { ...parsed, backupName, startedAt };
+  let facts: ClusterFacts | undefined;
+  const control = new BackupControl({
+    hasEnded: () => isTerminalPhase(run.status.phase),
+    onChange: () => {
+      if (run.status.phase === 'running')
+        makeFindable(facts?.instance.searchAttributes ?? false, { phase: phaseOf(run) });
+      show();
+    },
+  });
+  const run: BackupRun = {
     status: { phase: 'pending', method: request.method, backupName },
     attempt: 0,
+    control,
+    permits: new Permits(),
   };
   const show = () => setCurrentDetails(backupPage(request, run));
+  control.listen();
   setHandler(
     walkeep.backupStatusQuery,
     () => ({
       ...run.status,
-      attempt: run.attempt,
+      // Waiting for a turn is no attempt yet.
+      attempt: run.turn ? run.attempt - 1 : run.attempt,
       ...(run.instance !== undefined && { instance: run.instance }),
+      ...(control.wanted && { control: control.wanted }),
     }),
     { description: 'The Backup’s status in CloudNativePG’s form, with the attempt and its instance.' },
   );
@@ -81,7 +83,6 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
   });
   show();
 
-  let facts: ClusterFacts | undefined;
   const telling = new CancellationScope();
   void telling
     .run(async () => {
@@ -119,12 +120,14 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
       };
       if (facts) await writeDown(request, facts, run.status);
       await conclude(request, facts, run, show);
+      await condition(allHandlersFinished);
     });
     throw ended;
   } finally {
     telling.cancel();
   }
   await CancellationScope.nonCancellable(() => conclude(request, facts, run, show));
+  await condition(allHandlersFinished);
   if (run.status.phase === 'completed') return run.status;
   throw failure(
     'already-exists',
@@ -133,7 +136,7 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
   );
 }
 
-function requireMethod({ method, backupName }: Request): void {
+function requireMethod({ method, backupName }: BackupRequest): void {
   if (method === 'barmanObjectStore') return;
   throw failure(
     'not-yet',
@@ -143,7 +146,7 @@ function requireMethod({ method, backupName }: Request): void {
 }
 
 /** Loads the applied manifest from whichever worker of the cluster answers. */
-async function firstLook(request: Request): Promise<ClusterFacts> {
+async function firstLook(request: BackupRequest): Promise<ClusterFacts> {
   const queue = walkeep.clusterQueue(request.namespace, request.cluster);
   const { loadCluster } = proxyActivities<ClusterActivities>({
     taskQueue: queue,
@@ -160,9 +163,9 @@ async function firstLook(request: Request): Promise<ClusterFacts> {
 
 /** Attempts until one succeeds, nothing that can pass is left, or the deadline comes. */
 async function attempts(
-  request: Request,
+  request: BackupRequest,
   facts: ClusterFacts,
-  run: Run,
+  run: BackupRun,
   show: () => void,
 ): Promise<BackupStatus> {
   const { pace } = facts;
@@ -195,38 +198,36 @@ async function attempts(
 
 /** Choose, copy, confirm, record. What was copied and can't be recorded is removed again. */
 async function oneAttempt(
-  request: Request,
+  request: BackupRequest,
   facts: ClusterFacts,
-  run: Run,
+  run: BackupRun,
   show: () => void,
   deadline: number,
 ): Promise<BackupStatus> {
   run.attempt += 1;
   const target = request.target ?? facts.manifest.spec.backup?.target ?? 'prefer-standby';
-  const instance = await chooseInstance(request, facts, run, target);
-  run.instance = instance;
-  run.status = { ...run.status, phase: 'running', startedAt: now(), instanceID: { podName: instance } };
-  delete run.trouble;
-  makeFindable(facts.instance.searchAttributes, { phase: 'running' });
-  show();
-  await tellKeeper(request, run.status);
-
+  const { instance, permits } = await instanceInTurn(request, facts, run, show, { target, deadline });
   const backup = referenceOf(request, facts);
-  const copied = await copyWork(request, facts.pace, instance, deadline).copyBackup({
-    ...backup,
-    instance,
-    attempt: run.attempt,
-    runId: workflowInfo().firstExecutionRunId,
-    immediateCheckpoint:
-      request.immediateCheckpoint ??
-      facts.manifest.spec.backup?.barmanObjectStore?.data?.immediateCheckpoint ??
-      false,
-  });
+  const copied = await (async () => {
+    try {
+      run.instance = instance;
+      run.status = { ...run.status, phase: 'running', startedAt: now(), instanceID: { podName: instance } };
+      delete run.trouble;
+      makeFindable(facts.instance.searchAttributes, { phase: phaseOf(run) });
+      show();
+      await tellKeeper(request, run.status);
+      return await copyUnderControl(request, facts, run, { instance, deadline });
+    } finally {
+      // What is shared is used while data moves; waiting for WAL takes nothing from anybody.
+      await permits?.release();
+    }
+  })();
   const work = clusterWork(request, facts.pace);
   try {
     run.status = { ...run.status, phase: 'finalizing', backupId: copied.backupId };
     show();
-    const input: CopiedBackupInput = { ...backup, instance, copied, walDeadline: facts.pace.walDeadline };
+    const { walDeadline } = facts.pace;
+    const input: CopiedBackupInput = { ...backup, instance, copied, walDeadline, ...metadataOf(request) };
     await confirm(request, facts, input);
     return await work.recordBackup(input);
   } catch (error) {
@@ -240,8 +241,34 @@ async function oneAttempt(
   }
 }
 
+/** Copies, and hands on what operators want meanwhile. */
+function copyUnderControl(
+  request: BackupRequest,
+  { manifest, pace, policy }: ClusterFacts,
+  { attempt, control }: BackupRun,
+  { instance, deadline }: { instance: string; deadline: number },
+): Promise<CopiedBackup> {
+  const { namespace, cluster, backupName } = request;
+  const { firstExecutionRunId: runId } = workflowInfo();
+  const reference: CopyReference = { namespace, cluster, backupName, runId, attempt };
+  const copy = () =>
+    copyWork(request, pace, instance, deadline).copyBackup({
+      ...reference,
+      manifest,
+      instance,
+      immediateCheckpoint:
+        request.immediateCheckpoint ??
+        manifest.spec.backup?.barmanObjectStore?.data?.immediateCheckpoint ??
+        false,
+      ...(policy && { limits: policy.limits }),
+      ...(control.wanted && { control: control.wanted }),
+    });
+  const { controlBackup } = controlWork(request, instance);
+  return control.during(copy, (wish) => controlBackup({ ...reference, control: wish }));
+}
+
 /** On the machine of the copy, whose server can be asked to close its segment; when that is gone, wherever it can be done. */
-async function confirm(request: Request, facts: ClusterFacts, input: CopiedBackupInput): Promise<void> {
+async function confirm(request: BackupRequest, facts: ClusterFacts, input: CopiedBackupInput): Promise<void> {
   const here = walkeep.instanceQueue(request.namespace, request.cluster, input.instance);
   try {
     await clusterWork(request, facts.pace, here).confirmBackup(input);
@@ -251,62 +278,8 @@ async function confirm(request: Request, facts: ClusterFacts, input: CopiedBacku
   }
 }
 
-/** Asks the instances in the order of preference what they are now, and takes the first that fits. */
-async function chooseInstance(
-  request: Request,
-  facts: ClusterFacts,
-  run: Run,
-  target: walkeep.BackupTarget,
-): Promise<string> {
-  const known = await knownInstances(request, run);
-  const candidates = backupCandidates(
-    [...known.filter((peer) => peer.instance !== facts.instance.instance), facts.instance],
-    target,
-  );
-  let trouble: Trouble | undefined;
-  const seen: string[] = [];
-  for (const { instance } of candidates) {
-    const queue = walkeep.instanceQueue(request.namespace, request.cluster, instance);
-    const { describeInstance } = proxyActivities<ClusterActivities>({
-      taskQueue: queue,
-      summary: `ask ${instance} what it is`,
-      scheduleToStartTimeout: Math.min(30, request.waitForWorkerSeconds ?? 30) * 1000,
-      startToCloseTimeout: '30 seconds',
-      scheduleToCloseTimeout: '1 minute',
-    });
-    try {
-      const asked = await describeInstance({ namespace: request.namespace, cluster: request.cluster });
-      if (mayTakeBackup(asked, target)) return instance;
-      seen.push(`${instance} is ${asked.role}`);
-    } catch (error) {
-      trouble = troubleOf(error, queue) ?? unforeseen(error);
-      seen.push(`${instance}: ${trouble.message}`);
-    }
-  }
-  if (trouble?.code === 'worker-missing' && seen.length === 1) throw failureOf(trouble);
-  throw failure(
-    'postgres-unavailable',
-    `no instance can take a backup with target ${target}: ${seen.join('; ') || 'none has a database'}`,
-  );
-}
-
-/** The keeper knows all instances; without a keeper there is the one that answered. */
-async function knownInstances(request: Request, run: Run): Promise<readonly InstanceFacts[]> {
-  delete run.peers;
-  try {
-    await keeper(request).signal(walkeep.whoIsThereSignal, { replyTo: workflowInfo().workflowId });
-  } catch (error) {
-    if (isCancellation(error)) throw error;
-    return [];
-  }
-  await condition(() => run.peers !== undefined, '10 seconds', {
-    summary: 'wait for the keeper to name the instances',
-  });
-  return run.peers ?? [];
-}
-
 /** Work that any instance of the cluster can do. Its foreseen, passing failures are retried where they happen. */
-function clusterWork(request: Request, pace: Pace, instanceQueue?: string) {
+function clusterWork(request: BackupRequest, pace: Pace, instanceQueue?: string) {
   return proxyActivities<BaseBackupActivities>({
     taskQueue: instanceQueue ?? walkeep.clusterQueue(request.namespace, request.cluster),
     summary: request.backupName,
@@ -318,7 +291,18 @@ function clusterWork(request: Request, pace: Pace, instanceQueue?: string) {
   });
 }
 
-function copyWork(request: Request, pace: Pace, instance: string, deadline: number) {
+function controlWork(request: BackupRequest, instance: string) {
+  return proxyActivities<ControlActivities>({
+    taskQueue: walkeep.instanceQueue(request.namespace, request.cluster, instance),
+    summary: 'tell the copy what is wanted of it',
+    scheduleToStartTimeout: '15 seconds',
+    startToCloseTimeout: '10 seconds',
+    scheduleToCloseTimeout: '1 minute',
+    cancellationType: ActivityCancellationType.TRY_CANCEL,
+  });
+}
+
+function copyWork(request: BackupRequest, pace: Pace, instance: string, deadline: number) {
   const remaining = Math.max(1_000, deadline - Date.now());
   return proxyActivities<BaseBackupActivities>({
     activityId: 'base-backup',
@@ -336,7 +320,7 @@ function copyWork(request: Request, pace: Pace, instance: string, deadline: numb
 }
 
 /** The outcome record that outlives Temporal; a run that can't write it still ends. */
-async function writeDown(request: Request, facts: ClusterFacts, status: BackupStatus): Promise<void> {
+async function writeDown(request: BackupRequest, facts: ClusterFacts, status: BackupStatus): Promise<void> {
   const { recordOutcome } = proxyActivities<BaseBackupActivities>({
     taskQueue: walkeep.clusterQueue(request.namespace, request.cluster),
     summary: 'write down how it ended',
@@ -345,16 +329,16 @@ async function writeDown(request: Request, facts: ClusterFacts, status: BackupSt
     heartbeatTimeout: facts.pace.heartbeat * 1000,
   });
   try {
-    await recordOutcome({ ...referenceOf(request, facts), status });
+    await recordOutcome({ ...referenceOf(request, facts), status, ...metadataOf(request) });
   } catch (error) {
     log.warn(`the outcome could not be written into the repository: ${String(error)}`);
   }
 }
 
 async function conclude(
-  request: Request,
+  request: BackupRequest,
   facts: ClusterFacts | undefined,
-  run: Run,
+  run: BackupRun,
   show: () => void,
 ): Promise<void> {
   delete run.trouble;
@@ -363,9 +347,9 @@ async function conclude(
   await tellKeeper(request, run.status);
 }
 
-async function tellKeeper(request: Request, status: BackupStatus): Promise<void> {
+async function tellKeeper(request: BackupRequest, status: BackupStatus): Promise<void> {
   try {
-    await keeper(request).signal(walkeep.backupSignal, { backupName: request.backupName, status });
+    await keeperOf(request).signal(walkeep.backupSignal, { backupName: request.backupName, status });
   } catch (error) {
     if (isCancellation(error)) throw error;
     // No keeper: the run was started by hand, or Temporal lost it. The repository has the record.
@@ -373,17 +357,34 @@ async function tellKeeper(request: Request, status: BackupStatus): Promise<void>
   }
 }
 
-function keeper(request: Request) {
-  return getExternalWorkflowHandle(walkeep.clusterWorkflowId(request.namespace, request.cluster));
-}
-
-function referenceOf(request: Request, facts: ClusterFacts): BackupReference {
+function referenceOf(request: BackupRequest, facts: ClusterFacts): BackupReference {
   return {
     namespace: request.namespace,
     cluster: request.cluster,
     backupName: request.backupName,
     manifest: facts.manifest,
   };
+}
+
+/** What the Backup object carried, for its outcome. */
+function metadataOf({
+  labels,
+  annotations,
+  ownerReferences,
+}: BackupRequest): Pick<CopiedBackupInput, 'metadata'> {
+  if (!labels && !annotations && !ownerReferences) return {};
+  return {
+    metadata: {
+      ...(labels && { labels }),
+      ...(annotations && { annotations }),
+      ...(ownerReferences && { ownerReferences }),
+    },
+  };
+}
+
+/** The phase that makes a run findable: CloudNativePG's words, and `paused`. */
+function phaseOf({ status, control }: BackupRun): string {
+  return status.phase === 'running' && control.paused ? 'paused' : status.phase;
 }
 
 /** Where the backup goes, as CloudNativePG shows it. */
@@ -402,12 +403,6 @@ function identityOf(facts: ClusterFacts): Partial<BackupStatus> {
 function asFailure(error: unknown, queue: string): unknown {
   const trouble = troubleOf(error, queue);
   return trouble ? failureOf(trouble) : error;
-}
-
-function unforeseen(error: unknown): Trouble {
-  if (!(error instanceof TemporalFailure)) throw error;
-  const message = (error.cause ?? error).message;
-  return { code: 'backup-interrupted', message, hint: 'see the worker’s log', retryable: true };
 }
 
 function now(): string {

@@ -1,18 +1,22 @@
 import {
   ActivityCancellationType,
+  isCancellation,
+  log,
+  patched,
   proxyActivities,
   setCurrentDetails,
   setHandler,
   TemporalFailure,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { ClusterActivities, InstanceFacts } from '../activities/cluster.ts';
+import type { Caps, ClusterActivities, InstanceFacts } from '../activities/cluster.ts';
 import type { PlannedRestore, RestoreActivities, RestoreRequest } from '../activities/restore.ts';
 import { messageOf } from '../core/errors.ts';
 import { failureOf, troubleOf } from './failures.ts';
 import { parseRestoreInput } from './inputs.ts';
 import * as walkeep from './interface.ts';
 import { factsTable } from './page.ts';
+import { Permits, wantsOf, type HeldPermits } from './permits.ts';
 import { makeFindable } from './search-attributes.ts';
 
 const DEFAULT_WAIT_FOR_WORKER_SECONDS = 600;
@@ -25,6 +29,7 @@ export async function restore(input: walkeep.RestoreInput): Promise<walkeep.Rest
   const request = parseRestoreInput(input);
   let status: walkeep.RestoreStatus = { phase: 'waiting-for-worker' };
   setHandler(walkeep.restoreStatusQuery, () => status, { description: 'How the restore stands.' });
+  const permits = new Permits();
   const become = (next: Partial<walkeep.RestoreStatus>) => {
     status = { ...status, ...next };
     setCurrentDetails(page(request.cluster, status));
@@ -55,17 +60,50 @@ export async function restore(input: walkeep.RestoreInput): Promise<walkeep.Rest
       become({ phase: 'restored' });
       return { outcome: 'already-there' };
     }
-    const planned = await work.planRestore(what);
+    const planned: PlannedRestore & { readonly caps?: Caps } = await work.planRestore(what);
     become({ phase: 'restoring', backupId: planned.plan.backupId, endsAt: planned.plan.endsAt });
     const { firstExecutionRunId: runId } = workflowInfo();
-    const result = await restoreCopy(queue, planned).performRestore({ ...what, planned, runId });
-    become({ phase: 'restored' });
-    return { outcome: 'restored', ...result };
+    const held = await aheadOfBackups(permits, planned.caps, instance.host);
+    try {
+      const result = await restoreCopy(queue, planned).performRestore({ ...what, planned, runId });
+      become({ phase: 'restored' });
+      return { outcome: 'restored', ...result };
+    } finally {
+      await held?.release();
+    }
   } catch (error) {
     if (!(error instanceof TemporalFailure)) throw error;
     const trouble = troubleOf(error, queue);
     become({ phase: 'failed', error: trouble?.message ?? messageOf(error) });
     throw trouble ? failureOf(trouble) : error;
+  }
+}
+
+const ASK_FOR_PLACE_MS = 20_000;
+const LONGEST_RESTORE_MS = 7 * 86_400_000;
+
+/**
+ * Where backups are limited, a restore counts among them, and waits for none: its place is given at once, and if it is
+ * not, it goes without.
+ */
+async function aheadOfBackups(
+  permits: Permits,
+  caps: Caps | undefined,
+  host: string,
+): Promise<HeldPermits | undefined> {
+  const wants = wantsOf(caps, host);
+  if (wants.length === 0 || !patched('capacity')) return undefined;
+  try {
+    const now = Date.now();
+    return await permits.acquire(wants, {
+      kind: 'restore',
+      deadline: now + ASK_FOR_PLACE_MS,
+      expiresAt: now + LONGEST_RESTORE_MS,
+    });
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    log.warn(`the restore goes without a place: ${String(error)}`);
+    return undefined;
   }
 }
 

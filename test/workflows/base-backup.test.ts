@@ -239,6 +239,92 @@ describe('baseBackup', () => {
       .catch(() => {});
   });
 
+  describe('a promotion in the middle', () => {
+    /** Two instances that change roles when the first copy has begun; the keeper hears nothing of it. */
+    async function promotion(cluster: string, target: walkeep.BackupTarget) {
+      const world = worldWith(cluster, `${cluster}-1`, `${cluster}-2`);
+      let primary = 1;
+      const role = (n: number) => () => (n === primary ? 'primary' : 'standby');
+      for (const n of [1, 2]) {
+        await instance(world, {
+          cluster,
+          instance: `${cluster}-${n}`,
+          role: role(n),
+          queues: n === 1 ? ['workflows', 'cluster', 'instance'] : ['instance'],
+          copy: async ({ backupName, attempt }) => {
+            if (attempt > 1) return copied(backupName);
+            primary = 2;
+            throw new BackupError('backup-interrupted', 'the server was promoted');
+          },
+        });
+      }
+      const keeper = await temporal.client.workflow.start(walkeep.WORKFLOW.cluster, {
+        taskQueue: walkeep.WORKFLOW_QUEUE,
+        workflowId: walkeep.clusterWorkflowId('default', cluster),
+        args: [clusterManifest(cluster)],
+      });
+      for (const [n, known] of [
+        [1, 'primary'],
+        [2, 'standby'],
+      ] as const) {
+        const facts = { host: 'h', version: '0', searchAttributes: true, role: known };
+        await keeper.signal(walkeep.instanceSignal, { instance: `${cluster}-${n}`, ...facts });
+      }
+      const handle = await start({ cluster, target }, `backup/default/${cluster}`);
+      expect(await handle.result()).toMatchObject({ phase: 'completed' });
+      await keeper.terminate();
+      await temporal.client.workflow
+        .getHandle(walkeep.walArchivingWorkflowId('default', cluster))
+        .terminate()
+        .catch(() => {});
+      return world.story.filter((line) => line.includes(': copy'));
+    }
+
+    it('B6: the standby is promoted: the attempt is interrupted, the next one takes what is a standby now', async () => {
+      expect(await promotion('promoted', 'prefer-standby')).toEqual([
+        'promoted-2: copy promoted attempt 1',
+        'promoted-1: copy promoted attempt 2',
+      ]);
+    });
+
+    it('B6: target primary follows to the new primary', async () => {
+      expect(await promotion('followed', 'primary')).toEqual([
+        'followed-1: copy followed attempt 1',
+        'followed-2: copy followed attempt 2',
+      ]);
+    });
+  });
+
+  it('F2: what the Backup object carried is kept with its outcome, however it ended', async () => {
+    const world = worldWith('labelled', 'labelled-1');
+    const kept: unknown[] = [];
+    await instance(world, {
+      cluster: 'labelled',
+      instance: 'labelled-1',
+      pace: { attempts: 1 },
+      copy: async ({ backupName }) => {
+        if (backupName === 'bad') throw new BackupError('access-denied', 'not allowed to write');
+        return copied(backupName);
+      },
+      backup: { writeOutcome: async ({ metadata }) => void kept.push(metadata) },
+    });
+    const metadata = {
+      labels: { 'cnpg.io/scheduled-backup': 'nightly' },
+      annotations: { team: 'payments' },
+      ownerReferences: [
+        { apiVersion: 'postgresql.cnpg.io/v1', kind: 'ScheduledBackup', name: 'nightly', controller: true },
+      ],
+    };
+    await (await start({ cluster: 'labelled', ...metadata }, 'backup/default/good')).result();
+    await failureOf(await start({ cluster: 'labelled', ...metadata }, 'backup/default/bad'));
+    await (await start({ cluster: 'labelled' }, 'backup/default/plain')).result();
+    expect(kept).toEqual([metadata, metadata, undefined]);
+    const refused = await failureOf(
+      await start({ cluster: 'labelled', labels: { a: 7 } }, 'backup/default/wrong'),
+    );
+    expect(refused).toMatchObject({ type: 'input-invalid', message: expect.stringContaining('labels') });
+  });
+
   it('F2: a worker that dies in the copy costs a new copy, not the backup', async () => {
     const world = worldWith('mortal', 'mortal-1');
     const first = await instance(world, {
