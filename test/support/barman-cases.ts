@@ -73,7 +73,7 @@ export interface SharedRepository {
   walkeep(...args: string[]): Promise<Outcome>;
   /** For `walkeep restore`: where the repository is. */
   readonly fromUrl: readonly string[];
-  /** Every object's ETag by key relative to the server's folder. */
+  /** Every object's ETag by key relative to the server's folder, but for holds: a restore says in one what it reads. */
   objects(): Promise<Record<string, string>>;
   /** A copy of the whole in a directory: what `file://` would open. */
   copyToDirectory(): string;
@@ -234,7 +234,10 @@ export function shareRepository(s3: S3Server, server: string): SharedRepository 
         const page = await client.send(
           new ListObjectsV2Command({ Bucket: s3.bucket, Prefix: prefix, ContinuationToken: token }),
         );
-        for (const { Key = '', ETag = '' } of page.Contents ?? []) found[Key.slice(prefix.length)] = ETag;
+        for (const { Key = '', ETag = '' } of page.Contents ?? []) {
+          const key = Key.slice(prefix.length);
+          if (!key.startsWith('walkeep/holds/')) found[key] = ETag;
+        }
         token = page.NextContinuationToken;
       } while (token !== undefined);
       client.destroy();

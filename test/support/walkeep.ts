@@ -59,12 +59,11 @@ export interface MachineOptions {
   readonly temporal: TemporalServer;
   /** The server that commands and workers of this machine find by libpq's environment; it may not be there yet. */
   readonly postgres?: Pick<Postgres, 'environment'>;
+  /** The state directory of a machine that is there already: the same one, in another environment. */
+  readonly state?: string;
 }
 
-export function createMachine({ temporal, postgres }: MachineOptions): Machine {
-  const state = join(makeTempDir('state'), 's');
-  mkdirSync(state, { mode: 0o700 });
-  giveToServerUser(state);
+export function createMachine({ temporal, postgres, state = newState() }: MachineOptions): Machine {
   const env = {
     ...process.env,
     ...(postgres?.environment ?? { PGHOST: '/nowhere' }),
@@ -90,6 +89,13 @@ export function createMachine({ temporal, postgres }: MachineOptions): Machine {
     },
     startWorker: (worker) => startWorker(worker, env),
   };
+}
+
+function newState(): string {
+  const state = join(makeTempDir('state'), 's');
+  mkdirSync(state, { mode: 0o700 });
+  giveToServerUser(state);
+  return state;
 }
 
 async function startWorker(
