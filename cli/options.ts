@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
+import { BackupError } from '../core/errors.ts';
 import { DEFAULT_NAMESPACE } from '../workflows/interface.ts';
 
 /** `-n`, as kubectl has it. */
@@ -29,4 +30,12 @@ export function parseClusterArgument(text: string): {
   }
   const [first = '', second] = parts;
   return second === undefined ? { cluster: first } : { namespace: first, cluster: second };
+}
+
+/** `HOST:PORT`, `[::1]:PORT`, `:PORT` or `PORT`. Without a host this one only. @throws BackupError `usage` */
+export function parseAddress(text: string): { readonly host: string; readonly port: number } {
+  const match = /^(?:(?:\[([0-9A-Fa-f:]+)\]|([^:[\]]*)):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (!match || port > 65_535) throw new BackupError('usage', `expected HOST:PORT, got "${text}"`);
+  return { host: match[1] ?? (match[2] || '127.0.0.1'), port };
 }

@@ -1,6 +1,9 @@
 import { connect as connectSocket } from 'node:net';
 import { Client, Connection, isGrpcServiceError } from '@temporalio/client';
 import { BackupError } from '../core/errors.ts';
+import { explainTrouble } from '../workers/connection-trouble.ts';
+import { requireSharedKey } from '../workers/payload-key-check.ts';
+import { makeReadable } from '../workers/readable.ts';
 import { temporalSettings } from '../workers/temporal-settings.ts';
 
 /** A client of Temporal whose every call ends within `deadlineMs`. */
@@ -20,29 +23,48 @@ export interface TemporalClient {
 const CONNECT_MS = 5_000;
 const CALL_MS = 15_000;
 
-/** Connects, or says within seconds that Temporal is away. @throws BackupError `temporal-unavailable` | `config-invalid` */
+/**
+ * Connects, or says within seconds that Temporal is away.
+ *
+ * @throws BackupError `temporal-unavailable` | `config-invalid` | `secret-missing` (another key than the fleet has)
+ */
 export async function connectTemporal(environment: NodeJS.ProcessEnv = process.env): Promise<TemporalClient> {
-  const { connectionOptions, temporalNamespace } = temporalSettings(environment);
+  const { connectionOptions, temporalNamespace, payloads } = temporalSettings(environment);
   const { address } = connectionOptions;
   await refuseWhereNobodyListens(address);
   let connection: Connection;
   try {
     connection = await Connection.connect({ ...connectionOptions, connectTimeout: CONNECT_MS });
   } catch (cause) {
-    throw unavailable(address, 'does not answer', cause);
+    const why = await explainTrouble(connectionOptions);
+    throw unavailable(address, `does not answer${why ? `: ${why}` : ''}`, cause);
   }
-  const client = new Client({ connection, namespace: temporalNamespace });
+  const { codec, encrypts, dataConverter } = payloads;
+  const client = new Client({ connection, namespace: temporalNamespace, dataConverter });
+  const call: TemporalClient['call'] = async (what, calls, deadlineMs = CALL_MS) => {
+    try {
+      const answer = await connection.withDeadline(Date.now() + deadlineMs, () => calls(client));
+      if (encrypts && isRaw(answer)) await makeReadable(answer, codec);
+      return answer;
+    } catch (error) {
+      throw isAway(error) ? unavailable(address, `did not answer in time (${what})`, error) : error;
+    }
+  };
+  if (encrypts) {
+    try {
+      await call('look at the keys', () =>
+        requireSharedKey(connection.workflowService, temporalNamespace, codec),
+      );
+    } catch (error) {
+      await connection.close();
+      throw error;
+    }
+  }
   return {
     client,
     address,
     temporalNamespace,
-    async call(what, calls, deadlineMs = CALL_MS) {
-      try {
-        return await connection.withDeadline(Date.now() + deadlineMs, () => calls(client));
-      } catch (error) {
-        throw isAway(error) ? unavailable(address, `did not answer in time (${what})`, error) : error;
-      }
-    },
+    call,
     close: () => connection.close(),
   };
 }
@@ -67,6 +89,11 @@ async function refuseWhereNobodyListens(address: string): Promise<void> {
     );
   });
   if (refused) throw unavailable(address, 'does not answer: nobody listens there', refused);
+}
+
+/** A history or a description: what the library hands on without converting it. */
+function isRaw(answer: unknown): answer is object {
+  return typeof answer === 'object' && answer !== null && ('events' in answer || 'raw' in answer);
 }
 
 // gRPC's numbers: DEADLINE_EXCEEDED and UNAVAILABLE

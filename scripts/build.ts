@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { BUNDLES } from '../workers/workflow-bundle.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const dist = resolve(process.argv[2] ?? join(root, 'dist'));
@@ -16,8 +17,11 @@ execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', 'tsconfig.build.json', 
   cwd: root,
   stdio: 'inherit',
 });
-const { code } = await bundleWorkflowCode({
-  workflowsPath: join(root, 'workflows/index.ts'),
-  logger: new DefaultLogger('WARN'),
-});
-writeFileSync(join(dist, 'workflow-bundle.js'), code);
+for (const [kind, name] of Object.entries(BUNDLES)) {
+  const { code } = await bundleWorkflowCode({
+    workflowsPath: join(root, 'workflows/index.ts'),
+    logger: new DefaultLogger('WARN'),
+    ...(kind === 'encrypted' && { failureConverterPath: join(root, 'workflows/failure-converter.ts') }),
+  });
+  writeFileSync(join(dist, name), code);
+}

@@ -1,29 +1,34 @@
 import { Client, WorkflowNotFoundError } from '@temporalio/client';
-import { NativeConnection, type Worker } from '@temporalio/worker';
+import { NativeConnection, type NativeConnectionOptions, type Worker } from '@temporalio/worker';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { InstanceFacts } from '../activities/cluster.ts';
 import { messageOf } from '../core/errors.ts';
 import { clusterWorkflowId, instanceSignal } from '../workflows/interface.ts';
+import { explainTrouble } from './connection-trouble.ts';
 import { rateLimited, type Log } from './log.ts';
+import { requireSharedKey } from './payload-key-check.ts';
 import { registerSearchAttributes } from './search-attributes.ts';
 import { temporalSettings } from './temporal-settings.ts';
+import type { CreateWorkers } from './temporal-workers.ts';
 
 export interface TemporalLinkOptions {
   readonly environment: NodeJS.ProcessEnv;
-  readonly namespace: string;
-  readonly cluster: string;
   readonly log: Log;
   /** The workers of one connection. */
-  readonly createWorkers: (connection: NativeConnection, temporalNamespace: string) => Promise<Worker[]>;
-  /** What to tell the keeper. */
-  readonly facts: () => Promise<InstanceFacts>;
+  readonly createWorkers: CreateWorkers;
+  /** Whose keeper is told what; absent where there is no instance to tell of. */
+  readonly keeper?: {
+    readonly namespace: string;
+    readonly cluster: string;
+    readonly facts: () => Promise<InstanceFacts>;
+  };
 }
 
 const CONNECT_EVERY_MS = 5_000;
 const LOOK_EVERY_MS = 10_000;
 const ANSWER_WITHIN_MS = 5_000;
 /** Each report is paid for; what changed is reported at once. */
-const REPORT_EVERY_MS = 10 * 60_000;
+export const REPORT_EVERY_MS = 30 * 60_000;
 
 /**
  * The way to Temporal: connected for ever again, never a condition of anything that happens on this host. While it is
@@ -87,16 +92,21 @@ export class TemporalLink {
   /** One connection, from its beginning to its end. */
   async #work(): Promise<void> {
     const { environment, log, createWorkers } = this.#options;
-    const { connectionOptions, temporalNamespace } = temporalSettings(environment);
-    const connection = await NativeConnection.connect(connectionOptions);
+    const { connectionOptions, temporalNamespace, payloads } = temporalSettings(environment);
+    const { codec, dataConverter } = payloads;
+    const connection = await connect(connectionOptions);
     this.#connection = connection;
     const over = new AbortController();
     try {
+      await connection.withDeadline(Date.now() + ANSWER_WITHIN_MS, () =>
+        requireSharedKey(connection.workflowService, temporalNamespace, codec),
+      );
       this.#searchAttributes = await registerSearchAttributes(connection, temporalNamespace, log);
-      const workers = await createWorkers(connection, temporalNamespace);
+      const workers = await createWorkers(connection, temporalNamespace, dataConverter);
       this.#answers = true;
       log.info({ address: connectionOptions.address, temporalNamespace }, 'connected to Temporal');
-      const reporting = this.#report(connection, temporalNamespace, over.signal);
+      const client = new Client({ connection, namespace: temporalNamespace, dataConverter });
+      const reporting = this.#report(connection, client, over.signal);
       await runAll(workers, this.#stopping.signal);
       over.abort();
       await reporting;
@@ -109,39 +119,59 @@ export class TemporalLink {
     }
   }
 
-  /** Tells the keeper what this instance is: at once, when that changes, and every few minutes. */
-  async #report(connection: NativeConnection, temporalNamespace: string, over: AbortSignal): Promise<void> {
-    const { namespace, cluster, facts, log } = this.#options;
-    const client = new Client({ connection, namespace: temporalNamespace });
-    const keeper = client.workflow.getHandle(clusterWorkflowId(namespace, cluster));
+  /** Looks whether the server answers, and tells the keeper what this instance is: at once when that changes. */
+  async #report(connection: NativeConnection, client: Client, over: AbortSignal): Promise<void> {
+    const { log } = this.#options;
     const until = AbortSignal.any([over, this.#stopping.signal]);
-    let told = '';
-    let toldAt = 0;
+    const tell = this.#teller(connection, client);
+    // After an outage the keeper may be another one, which knows nobody.
+    let wasAway = false;
     while (!until.aborted) {
       try {
         await this.askServer();
         this.#answers = true;
-        const now = await facts();
-        const text = JSON.stringify(now);
-        if (text !== told || Date.now() - toldAt > REPORT_EVERY_MS) {
-          await connection.withDeadline(Date.now() + ANSWER_WITHIN_MS, () =>
-            keeper.signal(instanceSignal, now),
-          );
-          told = text;
-          toldAt = Date.now();
-        }
+        await tell(wasAway);
+        wasAway = false;
       } catch (error) {
-        if (error instanceof WorkflowNotFoundError) {
-          // Nothing applied yet, or Temporal's state was lost: whoever applies starts the keeper, which asks around.
-          toldAt = Date.now();
-          told = '';
-        } else {
-          this.#answers = false;
-          log.debug({ error }, 'the keeper could not be told');
-        }
+        this.#answers = false;
+        wasAway = true;
+        log.debug({ error }, 'the keeper could not be told');
       }
       await delay(LOOK_EVERY_MS, undefined, { signal: until }).catch(() => {});
     }
+  }
+
+  #teller(connection: NativeConnection, client: Client): (anew: boolean) => Promise<void> {
+    const { keeper } = this.#options;
+    if (!keeper) return async () => {};
+    const handle = client.workflow.getHandle(clusterWorkflowId(keeper.namespace, keeper.cluster));
+    let told = '';
+    let toldAt = 0;
+    return async (anew) => {
+      const now = await keeper.facts();
+      const text = JSON.stringify(now);
+      if (!anew && text === told && Date.now() - toldAt <= REPORT_EVERY_MS) return;
+      try {
+        await connection.withDeadline(Date.now() + ANSWER_WITHIN_MS, () =>
+          handle.signal(instanceSignal, now),
+        );
+        told = text;
+        toldAt = Date.now();
+      } catch (error) {
+        // Nothing applied yet, or Temporal's state was lost: whoever applies starts the keeper, which asks around.
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+        told = '';
+      }
+    };
+  }
+}
+
+async function connect(options: NativeConnectionOptions): Promise<NativeConnection> {
+  try {
+    return await NativeConnection.connect(options);
+  } catch (error) {
+    const why = await explainTrouble(options);
+    throw why ? new Error(`${options.address} does not answer: ${why}`, { cause: error }) : error;
   }
 }
 

@@ -1,28 +1,37 @@
-import {
-  bundleWorkflowCode,
-  Runtime,
-  Worker,
-  type NativeConnection,
-  type WorkflowBundleOption,
-} from '@temporalio/worker';
 import { hostname } from 'node:os';
 import { createBaseBackupActivities, type BaseBackupPorts } from '../activities/base-backup.ts';
-import { createClusterActivities, type ClusterReference } from '../activities/cluster.ts';
-import { failureInterceptor } from '../activities/failure.ts';
+import { createClusterActivities } from '../activities/cluster.ts';
+import { createControlActivities } from '../activities/control.ts';
 import { createRestoreActivities } from '../activities/restore.ts';
+import { createRestoreVerificationActivities } from '../activities/restore-verification.ts';
+import { createRetentionSweepActivities } from '../activities/retention-sweep.ts';
+import { createScheduleActivities, createScheduleLookup } from '../activities/schedules.ts';
 import { createWalArchivingActivities } from '../activities/wal-archiving.ts';
-import { BackupError } from '../core/errors.ts';
+import { createWalAuditActivities } from '../activities/wal-audit.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
 import type { StateDirectory } from '../operations/state-directory.ts';
 import { clusterQueue, instanceQueue, WORKFLOW_QUEUE } from '../workflows/interface.ts';
 import type { Archiver } from './archiver.ts';
+import { createAuditPorts } from './audit-ports.ts';
+import { createCaps } from './caps.ts';
+import { createClusterPorts } from './cluster-ports.ts';
+import { createControlPorts } from './control-ports.ts';
 import type { Instance } from './instance.ts';
-import { temporalLogger, type Log } from './log.ts';
-import { DEFAULT_GRACE_MS, paceFrom, type WorkerOptions } from './options.ts';
+import type { Log } from './log.ts';
+import {
+  DEFAULT_GRACE_MS,
+  type ProcessOptions,
+  type QueueWorkerOptions,
+  type WorkerOptions,
+} from './options.ts';
 import { createRestorePorts } from './restore-ports.ts';
+import { createSchedulePorts, scheduleService } from './schedule-ports.ts';
+import { createSweepPorts } from './sweep-ports.ts';
 import { TemporalLink } from './temporal-link.ts';
-import { workflowSource } from './workflow-bundle.ts';
+import { installRuntime } from './temporal-runtime.ts';
+import { createWorkersWith } from './temporal-workers.ts';
+import { createVerificationPorts } from './verification-ports.ts';
 
 /** Everything of a worker that needs Temporal. */
 export interface TemporalSide {
@@ -33,46 +42,92 @@ export interface TemporalSide {
   stop(): Promise<void>;
 }
 
-export interface TemporalSideParts {
-  readonly options: WorkerOptions;
+/** What a worker has wherever it runs. */
+export interface SharedParts {
+  readonly options: ProcessOptions;
   readonly environment: NodeJS.ProcessEnv;
   readonly state: StateDirectory;
   readonly resolver: SecretResolver;
   readonly jobs: JobRegistry;
-  readonly identity: Instance;
-  readonly archiver: Archiver;
-  readonly backups: BaseBackupPorts;
-  readonly socketPath: () => string;
   /** Aborted when the worker begins to stop. */
   readonly stopping: AbortSignal;
   readonly log: Log;
 }
 
-/** Begins to connect to Temporal, and takes work from the three queues while it is connected. Returns at once. */
+export interface QueueSideParts extends SharedParts {
+  readonly options: QueueWorkerOptions;
+}
+
+/** And what one next to a PostgreSQL has besides. */
+export interface TemporalSideParts extends SharedParts {
+  readonly options: WorkerOptions;
+  readonly identity: Instance;
+  readonly archiver: Archiver;
+  readonly backups: BaseBackupPorts;
+  readonly socketPath: () => string;
+}
+
+/**
+ * Begins to connect to Temporal, and takes work from the queues of the workflows, the cluster and the instance (and
+ * from those it was told besides) while it is connected. Returns at once.
+ */
 export function startTemporalSide(parts: TemporalSideParts): TemporalSide {
   const { options, environment, identity, log } = parts;
-  const { namespace, cluster, instance } = options;
-  installRuntime(log);
+  const { namespace, cluster, instance, queues = [] } = options;
+  installRuntime(log, options.temporalMetrics);
+  const askServer = () => link.askServer();
+  const anywhere = createAnywhereActivities(parts, askServer);
+  const activities = { ...anywhere, ...createInstanceActivities(parts, askServer) };
   const link: TemporalLink = new TemporalLink({
     environment,
-    namespace,
-    cluster,
     log,
-    facts: async () => identity.facts(await identity.recentRole()),
-    createWorkers: workerFactory({
-      namespace,
-      cluster,
-      instance,
-      activities: createActivities(parts, () => link.askServer()),
+    keeper: { namespace, cluster, facts: async () => identity.facts(await identity.recentRole()) },
+    createWorkers: createWorkersWith({
+      identity: `${namespace}/${cluster}/${instance}@${hostname()}`,
       log,
       graceMs: options.graceMs ?? DEFAULT_GRACE_MS,
+      queues: [
+        { taskQueue: WORKFLOW_QUEUE, localActivities: createScheduleLookup(scheduleService) },
+        { taskQueue: clusterQueue(namespace, cluster), activities },
+        { taskQueue: instanceQueue(namespace, cluster, instance), activities },
+        ...queues.map((taskQueue) => ({ taskQueue, activities: anywhere })),
+      ],
     }),
   });
   link.start();
   return link;
 }
 
-function createActivities(parts: TemporalSideParts, askServer: () => Promise<void>): object {
+/** As `startTemporalSide` for a worker without a PostgreSQL: only the queues it was told. */
+export function startQueueSide(parts: QueueSideParts): TemporalSide {
+  const { options, environment, log } = parts;
+  installRuntime(log, options.temporalMetrics);
+  const activities = createAnywhereActivities(parts, () => link.askServer());
+  const link: TemporalLink = new TemporalLink({
+    environment,
+    log,
+    createWorkers: createWorkersWith({
+      identity: `${options.queues.join('+')}@${hostname()}`,
+      log,
+      graceMs: options.graceMs ?? DEFAULT_GRACE_MS,
+      queues: options.queues.map((taskQueue) => ({ taskQueue, activities })),
+    }),
+  });
+  link.start();
+  return link;
+}
+
+/** What needs no PostgreSQL of this host and no applied manifest: all it needs comes with the input. */
+function createAnywhereActivities(parts: SharedParts, askServer: () => Promise<void>): object {
+  const { resolver, jobs } = parts;
+  return {
+    ...createRetentionSweepActivities(createSweepPorts({ resolver, jobs, askServer })),
+    ...createRestoreVerificationActivities(createVerificationPorts({ ...parts, askServer })),
+  };
+}
+
+/** What is done next to a PostgreSQL, or with what was applied on its host. */
+function createInstanceActivities(parts: TemporalSideParts, askServer: () => Promise<void>): object {
   const {
     options,
     environment,
@@ -88,19 +143,34 @@ function createActivities(parts: TemporalSideParts, askServer: () => Promise<voi
   } = parts;
   const { instance, pgdata } = options;
   const secretsDirectory = environment['WALKEEP_SECRETS_DIR'];
+  const clusterActivities = createClusterActivities({
+    ...createClusterPorts({ own: options, environment, state, facts: () => identity.facts(), log }),
+    caps: createCaps(options.caps, hostname()),
+  });
   return {
-    ...createClusterActivities({
-      readManifest: (reference) => state.clusters.read(reference.namespace, reference.cluster),
-      writeManifest: async ({ manifest, revision, ...reference }) => {
-        requireOwn(reference, options);
-        const saved = await state.clusters.save(manifest, { revision });
-        log.info({ revision: saved.revision, outcome: saved.outcome }, 'manifest stored');
-      },
-      instanceFacts: () => identity.facts(),
-      pace: paceFrom(environment),
-    }),
+    ...clusterActivities,
+    ...createScheduleActivities(
+      createSchedulePorts({
+        state,
+        resolver,
+        loadCluster: (reference) => clusterActivities.loadCluster(reference),
+        hasSearchAttributes: async () => (await identity.facts(await identity.recentRole())).searchAttributes,
+      }),
+    ),
     ...createBaseBackupActivities(backups),
+    ...createControlActivities(createControlPorts({ jobs, log })),
     ...createWalArchivingActivities({ readArchiving: () => archiver.report(), stopping }),
+    ...createWalAuditActivities(
+      createAuditPorts({
+        instance,
+        pgdata,
+        hasDataDirectory: () => identity.hasDataDirectory(),
+        resolver,
+        jobs,
+        askServer,
+        log,
+      }),
+    ),
     ...createRestoreActivities(
       createRestorePorts({
         instance,
@@ -114,74 +184,4 @@ function createActivities(parts: TemporalSideParts, askServer: () => Promise<voi
       }),
     ),
   };
-}
-
-/** Once a process: Temporal's own logs go through ours, and signals are the caller's. */
-function installRuntime(log: Log): void {
-  try {
-    Runtime.install({
-      logger: temporalLogger(log),
-      shutdownSignals: [],
-      telemetryOptions: { logging: { filter: { core: 'WARN', other: 'ERROR' }, forward: {} } },
-    });
-  } catch (error) {
-    log.debug({ error }, 'the runtime of Temporal was installed before');
-  }
-}
-
-interface Factory {
-  readonly namespace: string;
-  readonly cluster: string;
-  readonly instance: string;
-  readonly activities: object;
-  readonly log: Log;
-  readonly graceMs: number;
-}
-
-/** The workers of the three queues, for each connection anew; the workflows are bundled once. */
-function workerFactory({ namespace, cluster, instance, activities, log, graceMs }: Factory) {
-  let bundled: Promise<WorkflowBundleOption> | undefined;
-  const interceptor = failureInterceptor((error, activity) =>
-    log.warn({ error, activity }, `${activity} failed`),
-  );
-  return async (connection: NativeConnection, temporalNamespace: string): Promise<Worker[]> => {
-    bundled ??= bundle(log);
-    bundled.catch(() => (bundled = undefined));
-    const workflowBundle = await bundled;
-    const common = {
-      connection,
-      namespace: temporalNamespace,
-      identity: `${namespace}/${cluster}/${instance}@${hostname()}`,
-      shutdownGraceTime: graceMs,
-      shutdownForceTime: graceMs + 90_000,
-      maxHeartbeatThrottleInterval: 5_000,
-      // Quiet queues: a database does few things at a time.
-      maxConcurrentActivityTaskPolls: 2,
-      maxConcurrentWorkflowTaskPolls: 2,
-      maxConcurrentActivityTaskExecutions: 20,
-      interceptors: { activity: [interceptor] },
-    };
-    const created: Worker[] = [];
-    created.push(
-      await Worker.create({ ...common, taskQueue: WORKFLOW_QUEUE, workflowBundle, maxCachedWorkflows: 200 }),
-    );
-    for (const taskQueue of [clusterQueue(namespace, cluster), instanceQueue(namespace, cluster, instance)]) {
-      created.push(await Worker.create({ ...common, taskQueue, activities }));
-    }
-    return created;
-  };
-}
-
-async function bundle(log: Log): Promise<WorkflowBundleOption> {
-  const source = workflowSource();
-  if ('workflowBundle' in source) return source.workflowBundle;
-  return bundleWorkflowCode({ workflowsPath: source.workflowsPath, logger: temporalLogger(log) });
-}
-
-function requireOwn(asked: ClusterReference, own: ClusterReference): void {
-  if (asked.namespace === own.namespace && asked.cluster === own.cluster) return;
-  throw new BackupError(
-    'config-invalid',
-    `this worker serves "${own.namespace}/${own.cluster}", not "${asked.namespace}/${asked.cluster}"`,
-  );
 }

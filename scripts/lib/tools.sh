@@ -172,6 +172,38 @@ build_versitygw() {
     "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"
 }
 
+# --- tctl ------------------------------------------------------------------------------------------------------
+
+# install_tctl required|optional
+install_tctl() {
+  [ -x "$WALKEEP_CACHE/tctl-$TCTL_VERSION/tctl" ] && return 0
+  if ! command -v go >/dev/null; then
+    [ "$1" = optional ] && say "  tctl: this host has no Go to build it with, so what starts workflows by tctl is skipped" && return 0
+    fail "Go is needed to build tctl, Temporal's former command line: put go on PATH"
+  fi
+  step "tctl $TCTL_VERSION, Temporal's former command line, built with Go (1 to 5 minutes, once)" "$WALKEEP_CACHE/logs/tctl.log" \
+    install_once "tctl-$TCTL_VERSION" build_tctl && return 0
+  # A test of ours needs it, nothing else does.
+  [ "$1" = optional ] && say "  tctl: not built, so what starts workflows by it is skipped" && return 0
+  return 1
+}
+
+# It never had a module of its own that registries carry: a module of ours asks for the server's, and for newer versions
+# of two that its Go no longer links.
+build_tctl() {
+  local source
+  source=$(mktemp -d) || return 1
+  (
+    cd "$source" && export CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' GOWORK=off && go mod init tctl &&
+      go get "go.temporal.io/server@v$TCTL_SERVER_MODULE" "golang.org/x/net@v$TCTL_NET_MODULE" "golang.org/x/sys@v$TCTL_SYS_MODULE" &&
+      nice -n 5 go build -trimpath -ldflags '-s -w' -o "$1/tctl" go.temporal.io/server/cmd/tools/cli &&
+      "$1/tctl" --version
+  )
+  local status=$?
+  rm -rf "$source"
+  return $status
+}
+
 # --- barman-cloud ----------------------------------------------------------------------------------------------
 
 install_barman() {
@@ -225,6 +257,7 @@ write_tools() {
     printf '  "node": "%s",\n' "$ROOT/node_modules/.bin/node"
     tool temporal "$(temporal_program)"
     tool versitygw "$WALKEEP_CACHE/versitygw-$VERSITYGW_VERSION/versitygw"
+    tool tctl "$WALKEEP_CACHE/tctl-$TCTL_VERSION/tctl"
     tool barman "$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin"
     printf '  "postgres": {'
     while read -r major bin; do

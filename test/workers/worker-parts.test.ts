@@ -5,7 +5,7 @@ import type { WalAgentStatus } from '../../operations/wal-agent.ts';
 import { archiveReport } from '../../workers/archiver.ts';
 import { serveHealth } from '../../workers/http.ts';
 import { createLog, describeError, rateLimited } from '../../workers/log.ts';
-import { paceFrom } from '../../workers/options.ts';
+import { paceFrom } from '../../workers/pace.ts';
 import { BackupError } from '../../core/errors.ts';
 
 const NOW = Date.parse('2026-11-24T02:00:00Z');
@@ -71,9 +71,11 @@ describe('metrics and health', () => {
     createMetrics({
       version: '0.1.0',
       labels: { namespace: 'default', cluster: 'main', instance: 'i1' },
-      archive: async () => status({ lastArchived: archived, waiting: { files: 2, segments: 1 } }),
       health: () => ({ healthy: true, temporalConnected: false }),
-      backups: () => ({ running: 1, doneBytes: 5, totalBytes: 10, completed: 2, failed: 0 }),
+      database: {
+        archive: async () => status({ lastArchived: archived, waiting: { files: 2, segments: 1 } }),
+        backups: () => ({ running: 1, doneBytes: 5, totalBytes: 10, completed: 2, failed: 0 }),
+      },
     });
 
   it('shows the archiver’s counts, twice the same', async () => {

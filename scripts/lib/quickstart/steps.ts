@@ -38,6 +38,8 @@ export function createSteps(stage: Stage): Step[] {
     manifest(stage),
     archiving(stage),
     backup(stage),
+    schedule(stage),
+    verification(stage),
     accident(stage, moment),
     disaster(stage),
     restore(stage, moment),
@@ -236,15 +238,19 @@ stringData:
 `;
 }
 
-async function waitForBackup(shell: Shell, name: string, place: Place): Promise<void> {
+async function waitForBackup(shell: Shell, name: string | RegExp, place: Place): Promise<void> {
   const log = path.join(place.scratch, 'logs/worker.log');
   await until(
-    `the backup ${name} to complete`,
+    `the backup ${String(name)} to complete`,
     async () => {
       const list: unknown = JSON.parse(await shell.ask('walkeep get backups -o json'));
       const { phase, error } = statusOf(list, name);
       if (phase === 'failed')
-        throw new StepFailed(`the backup ${name} failed: ${error ?? ''}`, 'the log may say more', log);
+        throw new StepFailed(
+          `the backup ${String(name)} failed: ${error ?? ''}`,
+          'the log may say more',
+          log,
+        );
       return phase === 'completed';
     },
     { advice: 'look at the Web UI, and at the log', log, everyMs: 500 },
@@ -252,11 +258,12 @@ async function waitForBackup(shell: Shell, name: string, place: Place): Promise<
 }
 
 /** The status of a Backup in the list that `get backups -o json` prints, which has the shape of Kubernetes' lists. */
-function statusOf(list: unknown, name: string): { phase?: string; error?: string } {
+function statusOf(list: unknown, name: string | RegExp): { phase?: string; error?: string } {
   const { items } = list as {
     items?: { metadata?: { name?: string }; status?: { phase?: string; error?: string } }[];
   };
-  return items?.find(({ metadata }) => metadata?.name === name)?.status ?? {};
+  const isMeant = (given = '') => (typeof name === 'string' ? given === name : name.test(given));
+  return items?.find(({ metadata }) => isMeant(metadata?.name))?.status ?? {};
 }
 
 function archiving({ place, shell }: Stage): Step {
@@ -285,6 +292,82 @@ function backup({ place, shell }: Stage): Step {
         advice: 'walkeep describe backup before-the-accident',
         log: path.join(place.scratch, 'logs/worker.log'),
       });
+    },
+  };
+}
+
+function schedule({ place, shell }: Stage): Step {
+  return {
+    title: 'A schedule, and what is promised',
+    why: 'Backups every night and one at once, how long they are kept, how old they may get, and a weekly proof.',
+    async take() {
+      writeFileSync(path.join(place.scratch, 'shop-rules.yaml'), rulesManifest(place));
+      await shell.show('cat shop-rules.yaml', { lines: 60 });
+      await shell.show('walkeep apply -f shop-rules.yaml');
+      await waitForBackup(shell, SCHEDULED, place);
+      await shell.show('walkeep get scheduledbackups');
+      await shell.show('walkeep get backups');
+    },
+  };
+}
+
+/** The Backup that `immediate: true` asks for is named after its moment. */
+const SCHEDULED = /^shop-nightly-\d{14}$/;
+
+function rulesManifest({ scratch }: Place): string {
+  return `apiVersion: postgresql.cnpg.io/v1
+kind: ScheduledBackup
+metadata:
+  name: shop-nightly
+spec:
+  schedule: "0 0 2 * * *"      # six fields, seconds first, as CloudNativePG has it
+  immediate: true              # and one at once
+  cluster:
+    name: shop
+---
+apiVersion: walkeep.io/v1
+kind: BackupPolicy
+metadata:
+  name: shop
+spec:
+  clusters: [shop]
+  objectives: {rpo: 5m, backupAge: 26h, provenAge: 8d}
+  retention: {keepLast: 3, daily: 7, weekly: 4, monthly: 0, yearly: 0}
+---
+apiVersion: walkeep.io/v1
+kind: ScheduledVerification
+metadata:
+  name: shop-weekly
+spec:
+  schedule: "0 0 4 * * 0"
+  cluster:
+    name: shop
+  checks:
+    queries:
+      - {database: postgres, sql: "select count(*) >= 20 from orders", expect: "t"}
+  scratch:
+    directory: ${scratch}/scratch   # its own disk, on a real machine
+  readBudget: null                  # a share of the repository a day, on a real machine
+`;
+}
+
+function verification({ place, shell }: Stage): Step {
+  return {
+    title: 'A backup is proved by restoring it',
+    why: 'Into a scratch directory, replayed to the end, started in isolation, checked, and removed: by the rules above.',
+    async take() {
+      const log = path.join(place.scratch, 'logs/worker.log');
+      await shell.show('mkdir -p scratch && walkeep verify shop --rules shop-weekly', {
+        lines: 40,
+        advice: 'walkeep get verifications says what was found',
+        log,
+      });
+      await shell.show('walkeep get verifications');
+      say(
+        '\n  What retention would do, with the reasons (nothing is old enough here), and what can be restored:',
+      );
+      await shell.show('walkeep sweep shop --dry-run', { lines: 30 });
+      await shell.show('walkeep audit shop', { lines: 30 });
     },
   };
 }
