@@ -1,5 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { policyOf, type Desire, type PolicySpec } from '../manifests/desire.ts';
 
 /** What an instance is at this moment; `absent` has no data directory (yet), `unknown` could not be asked. */
 export type InstanceRole = 'primary' | 'standby' | 'unknown' | 'absent';
@@ -17,6 +18,8 @@ export interface InstanceFacts {
   readonly fingerprint?: string;
   /** Whether walkeep's search attributes exist in this namespace. */
   readonly searchAttributes: boolean;
+  /** How often the keeper is to do things; only where this worker says otherwise. */
+  readonly keeperPace?: Pick<Pace, 'sweep' | 'audit' | 'missed'>;
 }
 
 /** How often things happen; the worker's choice, so that a test can be quick. All in seconds. */
@@ -34,6 +37,10 @@ export interface Pace {
   readonly walDeadline: number;
   /** Between two reports of archiving; a change is reported at once. */
   readonly archivingReport: number;
+  // The keeper's, only where a worker says otherwise: between two sweeps, two audits, and how late a slot may be heard of.
+  readonly sweep?: number;
+  readonly audit?: number;
+  readonly missed?: number;
 }
 
 /** What a workflow knows after its first look at the cluster. */
@@ -43,6 +50,22 @@ export interface ClusterFacts {
   /** Who answered. */
   readonly instance: InstanceFacts;
   readonly pace: Pace;
+  /** The cluster's BackupPolicy, or the defaults. Absent in histories of 0.1.0. */
+  readonly policy?: PolicySpec;
+  /** Whether a BackupPolicy was applied. */
+  readonly hasPolicy?: boolean;
+  /** How many backups may run at once beside this one; absent: no cap. */
+  readonly caps?: Caps;
+}
+
+/** Caps over a fleet, told to the workers that share something. */
+export interface Caps {
+  /** Of backups that write to the same place. */
+  readonly perStore?: number;
+  /** Of backups on the same host. */
+  readonly perHost?: number;
+  /** Names the place: equal for all clusters that write to it. */
+  readonly store: string;
 }
 
 export interface ClusterReference {
@@ -53,6 +76,8 @@ export interface ClusterReference {
 export interface StoreManifestInput extends ClusterReference {
   readonly manifest: ClusterManifest;
   readonly revision: number;
+  /** What is declared besides; what is not among it any more is forgotten. Absent: left as it is. */
+  readonly besides?: Omit<Desire, 'cluster'>;
 }
 
 /** What these activities need of the worker's process. */
@@ -60,9 +85,14 @@ export interface ClusterPorts {
   readManifest(
     cluster: ClusterReference,
   ): Promise<{ manifest: ClusterManifest; revision: number } | undefined>;
+  /** What is declared besides; absent where nothing ever is. */
+  readBesides?(cluster: ClusterReference): Promise<Omit<Desire, 'cluster'>>;
   writeManifest(input: StoreManifestInput): Promise<void>;
   instanceFacts(): Promise<InstanceFacts>;
-  readonly pace: Pace;
+  /** @param policy the cluster's, or the defaults */
+  readonly pace: Pace | ((policy: PolicySpec) => Pace);
+  /** How many backups may run at once beside those of `manifest`; `undefined`: no cap. */
+  caps?(manifest: ClusterManifest): Caps | undefined;
 }
 
 /** The applied manifest and who holds it. */
@@ -81,10 +111,20 @@ export function createClusterActivities(ports: ClusterPorts) {
           `no manifest of the cluster "${cluster.namespace}/${cluster.cluster}" was applied yet`,
         );
       }
+      const besides = await ports.readBesides?.(cluster);
+      const policy = policyOf({
+        cluster: stored.manifest,
+        ...(besides?.policy && { policy: besides.policy }),
+      });
+      const caps = ports.caps?.(stored.manifest);
       return {
-        ...stored,
+        manifest: stored.manifest,
+        revision: stored.revision,
         instance: await ports.instanceFacts(),
-        pace: ports.pace,
+        pace: typeof ports.pace === 'function' ? ports.pace(policy) : ports.pace,
+        policy,
+        hasPolicy: besides?.policy !== undefined,
+        ...(caps && { caps }),
       };
     },
 

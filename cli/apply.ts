@@ -12,6 +12,7 @@ import type { BackupManifest } from '../manifests/backup.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
 import { objectId } from '../manifests/metadata.ts';
+import { readBesides } from '../operations/declared.ts';
 import { readManifestSources } from '../operations/read-manifests.ts';
 import {
   applyUpdate,
@@ -44,8 +45,9 @@ export function applyCommand(): Command {
   return new Command('apply')
     .summary('make the manifests in files, directories or standard input true')
     .description(
-      "Takes CloudNativePG's Cluster, Backup and ScheduledBackup, Kubernetes Secrets, and walkeep's own kinds. Everything is\n" +
-        'read and checked first: one refused document, and nothing is applied. Applying the same again changes nothing.',
+      "Takes CloudNativePG's Cluster, Backup and ScheduledBackup, Kubernetes Secrets, and walkeep's BackupPolicy and\n" +
+        'ScheduledVerification. Everything is read and checked first: one refused document, and nothing is applied.\n' +
+        'Applying the same again changes nothing. What is not in the files is left alone: see walkeep delete.',
     )
     .requiredOption('-f, --filename <path...>', 'files, directories, or - for standard input')
     .option('--dry-run', 'check, and say what would change; change nothing')
@@ -102,40 +104,74 @@ interface ApplyPlan {
     readonly cluster: string;
     readonly input: ApplyInput;
   }[];
-  /** Kinds that are kept on this host until a later version acts on them. */
+  /** Kinds that are kept on this host until a later version acts on them: ObjectStore. */
   readonly kept: readonly LoadedDocument[];
 }
 
+interface KeeperPlan {
+  readonly namespace: string;
+  readonly cluster: string;
+  manifest?: ClusterManifest;
+  policy?: Of<'BackupPolicy'>;
+  readonly backups: BackupManifest[];
+  readonly scheduledBackups: Of<'ScheduledBackup'>[];
+  readonly verifications: Of<'ScheduledVerification'>[];
+}
+
 function planOf(documents: readonly LoadedDocument[]): ApplyPlan {
-  const keepers = new Map<
-    string,
-    { namespace: string; cluster: string; manifest?: ClusterManifest; backups: BackupManifest[] }
-  >();
-  const keeperOf = (namespace: string, cluster: string) => {
+  const keepers = new Map<string, KeeperPlan>();
+  const keeperOf = (namespace: string, cluster: string): KeeperPlan => {
     const id = `${namespace}/${cluster}`;
-    const found = keepers.get(id) ?? { namespace, cluster, backups: [] };
+    const found = keepers.get(id) ?? {
+      namespace,
+      cluster,
+      backups: [],
+      scheduledBackups: [],
+      verifications: [],
+    };
     keepers.set(id, found);
     return found;
   };
   const secrets: Of<'Secret'>[] = [];
   const kept: LoadedDocument[] = [];
   for (const document of documents) {
-    if (document.kind === 'Secret') secrets.push(document.manifest);
-    else if (document.kind === 'Cluster') {
-      const { namespace, name } = document.manifest.metadata;
-      keeperOf(namespace, name).manifest = document.manifest;
-    } else if (document.kind === 'Backup') {
-      const { metadata, spec } = document.manifest;
-      keeperOf(metadata.namespace, spec.cluster.name).backups.push(document.manifest);
-    } else kept.push(document);
+    const { namespace } = document.manifest.metadata;
+    switch (document.kind) {
+      case 'Secret':
+        secrets.push(document.manifest);
+        break;
+      case 'Cluster':
+        keeperOf(namespace, document.manifest.metadata.name).manifest = document.manifest;
+        break;
+      case 'Backup':
+        keeperOf(namespace, document.manifest.spec.cluster.name).backups.push(document.manifest);
+        break;
+      case 'ScheduledBackup':
+        keeperOf(namespace, document.manifest.spec.cluster.name).scheduledBackups.push(document.manifest);
+        break;
+      case 'ScheduledVerification':
+        keeperOf(namespace, document.manifest.spec.cluster.name).verifications.push(document.manifest);
+        break;
+      case 'BackupPolicy':
+        for (const cluster of document.manifest.spec.clusters)
+          keeperOf(namespace, cluster).policy = document.manifest;
+        break;
+      case 'ObjectStore':
+        kept.push(document);
+        break;
+    }
   }
   return {
     secrets,
     kept,
-    keepers: [...keepers.values()].map(({ namespace, cluster, manifest, backups }) => ({
+    keepers: [...keepers.values()].map(({ namespace, cluster, manifest, policy, ...lists }) => ({
       namespace,
       cluster,
-      input: { ...(manifest && { cluster: manifest }), ...(backups.length > 0 && { backups }) },
+      input: {
+        ...(manifest && { cluster: manifest }),
+        ...(policy && { policy }),
+        ...Object.fromEntries(Object.entries(lists).filter(([, list]) => list.length > 0)),
+      },
     })),
   };
 }
@@ -144,10 +180,23 @@ function say(kind: string, name: string, what: string): void {
   process.stdout.write(`${kind}/${name} ${what}\n`);
 }
 
-const CNPG_KIND = { Cluster: 'cluster.postgresql.cnpg.io', Backup: 'backup.postgresql.cnpg.io' } as const;
+/** As kubectl names them. */
+export const RESOURCE = {
+  Cluster: 'cluster.postgresql.cnpg.io',
+  Backup: 'backup.postgresql.cnpg.io',
+  ScheduledBackup: 'scheduledbackup.postgresql.cnpg.io',
+  BackupPolicy: 'backuppolicy.walkeep.io',
+  ScheduledVerification: 'scheduledverification.walkeep.io',
+} as const;
 
-function sayResult(result: ApplyResult, suffix = ''): void {
-  for (const { kind, name, outcome } of result.objects) say(CNPG_KIND[kind], name, `${outcome}${suffix}`);
+/** A policy of several clusters is said once. */
+function sayResult(result: ApplyResult, said: Set<string>, suffix = ''): void {
+  for (const { kind, name, outcome } of result.objects) {
+    const line = `${RESOURCE[kind]}/${name}`;
+    if (kind === 'BackupPolicy' && said.has(line)) continue;
+    said.add(line);
+    say(RESOURCE[kind], name, `${outcome}${suffix}`);
+  }
 }
 
 async function requireTemporal(host: Host): Promise<TemporalClient> {
@@ -166,11 +215,16 @@ async function requireTemporal(host: Host): Promise<TemporalClient> {
 async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   // Before anything changes: without Temporal nothing of the manifests could be acted on.
   const temporal = plan.keepers.length > 0 ? await requireTemporal(host) : undefined;
+  const running = new Set<string>();
   // What one of the keepers would refuse refuses all. One that does not answer is heard when its turn comes.
   for (const { namespace, cluster, input } of temporal ? plan.keepers : []) {
-    await askKeeper(temporal as TemporalClient, namespace, cluster, input).catch((error: unknown) => {
+    try {
+      const answered = await askKeeper(temporal as TemporalClient, namespace, cluster, input);
+      if (answered) running.add(`${namespace}/${cluster}`);
+    } catch (error) {
       if (isBackupError(error, 'manifest-invalid')) throw error;
-    });
+      running.add(`${namespace}/${cluster}`);
+    }
   }
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
@@ -180,49 +234,83 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
       `${outcome === 'changed' ? 'configured' : outcome} (kept on this host: ${directory})`,
     );
   }
-  for (const document of plan.kept) {
-    const outcome = await keep(host, document);
-    say(
-      document.kind.toLowerCase(),
-      document.manifest.metadata.name,
-      `${outcome}; this version does not act on it yet`,
-    );
+  for (const { kind, manifest } of plan.kept) {
+    if (kind !== 'ObjectStore') continue;
+    const { outcome } = await host.state.objectStores.save(manifest);
+    const word = outcome === 'changed' ? 'configured' : outcome;
+    say('objectstore', manifest.metadata.name, `${word}; this version does not act on it yet`);
   }
   if (!temporal) return;
+  const said = new Set<string>();
   for (const { namespace, cluster, input } of plan.keepers) {
-    const result = await applyToKeeper(temporal, namespace, cluster, input);
+    const isNew = input.cluster !== undefined && !running.has(`${namespace}/${cluster}`);
+    const whole = isNew ? await withWhatIsKept(host, namespace, cluster, input) : input;
+    const result = await applyToKeeper(temporal, namespace, cluster, whole);
     if (result) {
-      sayResult(result);
-      if (input.cluster) await waitUntilHeld(temporal, namespace, cluster, result.revision);
-    } else await startBackups(temporal, namespace, cluster, input.backups ?? []);
+      sayResult(result, said);
+      if (changesManifest(input)) await waitUntilHeld(temporal, namespace, cluster, result.revision);
+    } else {
+      await keepForLater(host, cluster, input);
+      await startBackups(temporal, namespace, cluster, input.backups ?? []);
+    }
   }
 }
 
-async function keep(host: Host, document: LoadedDocument): Promise<string> {
-  const outcome = async (saved: Promise<{ readonly outcome: string }>) => {
-    const { outcome: word } = await saved;
-    return word === 'changed' ? 'configured' : word;
+function changesManifest({ cluster, policy, scheduledBackups, verifications }: ApplyInput): boolean {
+  return [cluster, policy, scheduledBackups, verifications].some((part) => part !== undefined);
+}
+
+/**
+ * A new keeper also gets what this host keeps about its cluster: what was applied before the Cluster was, and, when
+ * Temporal has lost its state, what the worker here had stored.
+ */
+async function withWhatIsKept(
+  host: Host,
+  namespace: string,
+  cluster: string,
+  input: ApplyInput,
+): Promise<ApplyInput> {
+  const kept = await readBesides(host.state, namespace, cluster);
+  const scheduledBackups = unlessGiven(kept.schedules, input.scheduledBackups);
+  const verifications = unlessGiven(kept.verifications, input.verifications);
+  const policy = input.policy ?? kept.policy;
+  return {
+    ...input,
+    ...(policy && { policy }),
+    ...(scheduledBackups.length > 0 && { scheduledBackups }),
+    ...(verifications.length > 0 && { verifications }),
   };
-  switch (document.kind) {
-    case 'ScheduledBackup':
-      return outcome(host.state.scheduledBackups.save(document.manifest));
-    case 'ObjectStore':
-      return outcome(host.state.objectStores.save(document.manifest));
-    case 'BackupPolicy':
-      return outcome(host.state.backupPolicies.save(document.manifest));
-    case 'ScheduledVerification':
-      return outcome(host.state.scheduledVerifications.save(document.manifest));
-    case 'Cluster':
-    case 'Backup':
-    case 'Secret':
-      throw new BackupError('format-invalid', `${document.kind} is applied elsewhere`);
+}
+
+function unlessGiven<Manifest extends { readonly metadata: { readonly name: string } }>(
+  kept: readonly Manifest[],
+  given: readonly Manifest[] = [],
+): Manifest[] {
+  const names = new Set(given.map(({ metadata }) => metadata.name));
+  return [...given, ...kept.filter(({ metadata }) => !names.has(metadata.name))];
+}
+
+/** What belongs to a cluster that is not applied yet is kept on this host until it is. */
+async function keepForLater(host: Host, cluster: string, input: ApplyInput): Promise<void> {
+  const { policy, scheduledBackups = [], verifications = [] } = input;
+  const later = `kept on this host; acted on when the cluster ${cluster} is applied from here`;
+  for (const manifest of scheduledBackups) {
+    await host.state.scheduledBackups.save(manifest);
+    say(RESOURCE.ScheduledBackup, manifest.metadata.name, later);
   }
+  for (const manifest of verifications) {
+    await host.state.scheduledVerifications.save(manifest);
+    say(RESOURCE.ScheduledVerification, manifest.metadata.name, later);
+  }
+  if (!policy) return;
+  await host.state.backupPolicies.save(policy);
+  say(RESOURCE.BackupPolicy, policy.metadata.name, later);
 }
 
 const UPDATE_MS = 30_000;
 
 /** @returns `undefined` when only Backups were given and no keeper of their cluster runs */
-async function applyToKeeper(
+export async function applyToKeeper(
   temporal: TemporalClient,
   namespace: string,
   cluster: string,
@@ -341,7 +429,7 @@ async function startBackups(
           },
         ),
     );
-    say(CNPG_KIND.Backup, metadata.name, outcome);
+    say(RESOURCE.Backup, metadata.name, outcome);
   }
 }
 
@@ -357,15 +445,21 @@ async function preview(host: Host, plan: ApplyPlan): Promise<void> {
     note(`walkeep: ${error.message}: it is not known what would change; the manifests themselves are valid`);
     return undefined;
   });
+  const said = new Set<string>();
   for (const { namespace, cluster, input } of plan.keepers) {
     const would = temporal && (await askKeeper(temporal, namespace, cluster, input));
-    if (would) sayResult(would, dry);
-    else {
-      const word = temporal ? 'created' : 'valid';
-      if (input.cluster) say(CNPG_KIND.Cluster, cluster, `${word}${dry}`);
-      for (const { metadata } of input.backups ?? []) say(CNPG_KIND.Backup, metadata.name, `${word}${dry}`);
-    }
+    if (would) sayResult(would, said, dry);
+    else sayUnasked(cluster, input, `${temporal ? 'created' : 'valid'}${dry}`);
   }
+}
+
+function sayUnasked(cluster: string, input: ApplyInput, what: string): void {
+  if (input.cluster) say(RESOURCE.Cluster, cluster, what);
+  if (input.policy) say(RESOURCE.BackupPolicy, input.policy.metadata.name, what);
+  for (const { metadata } of input.scheduledBackups ?? []) say(RESOURCE.ScheduledBackup, metadata.name, what);
+  for (const { metadata } of input.verifications ?? [])
+    say(RESOURCE.ScheduledVerification, metadata.name, what);
+  for (const { metadata } of input.backups ?? []) say(RESOURCE.Backup, metadata.name, what);
 }
 
 async function askKeeper(

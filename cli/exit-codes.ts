@@ -44,6 +44,7 @@ const CODES: Partial<Record<ErrorCode, number>> = {
   'wal-foreign': EXIT.refused,
   'backup-in-progress': EXIT.refused,
   'backup-unusable': EXIT.refused,
+  'lease-held': EXIT.refused,
   'object-damaged': EXIT.damaged,
   'wal-hole': EXIT.damaged,
   'not-yet': EXIT.notYet,

@@ -12,8 +12,9 @@ import {
   type ClusterStatus,
 } from '../workflows/interface.ts';
 import { exitCodeFor } from './exit-codes.ts';
+import { getVerifications } from './get-verifications.ts';
 import { findCluster, listClusters, withHost, type Host } from './host.ts';
-import { findBackups, requireNamed, type KnownBackups } from './known-backups.ts';
+import { findBackups, phaseOf, requireNamed, type KnownBackups, type NamedBackup } from './known-backups.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
 import { formatAge, formatTable, note, printable } from './output.ts';
 
@@ -30,7 +31,8 @@ export function getCommand(): Command {
   return new Command('get')
     .summary('list clusters or backups')
     .addCommand(getBackups())
-    .addCommand(getClusters());
+    .addCommand(getClusters())
+    .addCommand(getVerifications());
 }
 
 function getBackups(): Command {
@@ -128,7 +130,7 @@ const HEADERS = ['NAME', 'AGE', 'CLUSTER', 'METHOD', 'PHASE', 'ERROR'] as const;
 const WIDE = ['BACKUP ID', 'BEGIN WAL', 'END WAL', 'STARTED', 'ENDED', 'KEEP'] as const;
 
 function formatBackups(
-  backups: readonly ListedBackup[],
+  backups: readonly NamedBackup[],
   output: GetOptions['output'],
   single: boolean,
 ): string {
@@ -163,31 +165,34 @@ function formatBackups(
 }
 
 function cells(backup: ListedBackup, now: Date): string[] {
-  const { startedAt, phase } = backup.status;
+  const { startedAt } = backup.status;
   const age = startedAt === undefined ? '' : formatAge(new Date(startedAt), now);
-  return [backup.name, age, backup.cluster, backup.method, phase, errorOf(backup)];
+  return [backup.name, age, backup.cluster, backup.method, phaseOf(backup), errorOf(backup)];
 }
 
 function errorOf({ status, problem }: ListedBackup): string {
   return (status.error ?? problem ?? '').replaceAll(/\s+/g, ' ');
 }
 
-function asList(backups: readonly ListedBackup[]): unknown {
+function asList(backups: readonly NamedBackup[]): unknown {
   return { apiVersion: 'v1', kind: 'List', items: backups.map(asObject) };
 }
 
 /** As `kubectl get backup -o json` has it. Hand-made Backups carry the cluster's label too, so that selectors find them. */
-function asObject(backup: ListedBackup | undefined): unknown {
+function asObject(backup: NamedBackup | undefined): unknown {
   if (!backup) return undefined;
+  const { labels, annotations, ownerReferences } = backup.metadata ?? {};
+  const noted = { ...annotations, ...(backup.keep && { 'walkeep.io/keep': backup.keep }) };
   return {
     apiVersion: 'postgresql.cnpg.io/v1',
     kind: 'Backup',
     metadata: {
       name: backup.name,
       namespace: backup.namespace,
-      labels: { 'cnpg.io/cluster': backup.cluster },
+      labels: { ...labels, 'cnpg.io/cluster': backup.cluster },
       ...(backup.status.startedAt !== undefined && { creationTimestamp: backup.status.startedAt }),
-      ...(backup.keep && { annotations: { 'walkeep.io/keep': backup.keep } }),
+      ...(Object.keys(noted).length > 0 && { annotations: noted }),
+      ...(ownerReferences && { ownerReferences }),
     },
     spec: { cluster: { name: backup.cluster }, method: backup.method },
     status: backup.status,

@@ -18,6 +18,11 @@ const COMMANDS: readonly CommandEntry[] = [
     load: async () => (await import('./apply.ts')).applyCommand(),
   },
   {
+    name: 'delete',
+    summary: 'take back a ScheduledBackup, ScheduledVerification, BackupPolicy or Cluster',
+    load: async () => (await import('./delete.ts')).deleteCommand(),
+  },
+  {
     name: 'get',
     summary: 'list clusters or backups',
     load: async () => (await import('./get.ts')).getCommand(),
@@ -33,9 +38,49 @@ const COMMANDS: readonly CommandEntry[] = [
     load: async () => (await import('./backup.ts')).backupCommand(),
   },
   {
+    name: 'pause',
+    summary: 'hold a running backup',
+    load: async () => (await import('./control.ts')).pauseCommand(),
+  },
+  {
+    name: 'resume',
+    summary: 'let a paused backup go on',
+    load: async () => (await import('./control.ts')).resumeCommand(),
+  },
+  {
+    name: 'throttle',
+    summary: 'give a running backup another rate',
+    load: async () => (await import('./control.ts')).throttleCommand(),
+  },
+  {
+    name: 'cancel',
+    summary: 'end a running backup',
+    load: async () => (await import('./control.ts')).cancelCommand(),
+  },
+  {
     name: 'restore',
     summary: 'restore a cluster to any archived moment, from the repository alone',
     load: async () => (await import('./restore.ts')).restoreCommand(),
+  },
+  {
+    name: 'sweep',
+    summary: 'delete the backups and WAL that no rule keeps; --dry-run shows what and why',
+    load: async () => (await import('./sweep.ts')).sweepCommand(),
+  },
+  {
+    name: 'keep',
+    summary: 'keep a backup from every retention, until it is released',
+    load: async () => (await import('./keep.ts')).keepCommand(),
+  },
+  {
+    name: 'release',
+    summary: 'take a keep back: retention decides again',
+    load: async () => (await import('./keep.ts')).releaseCommand(),
+  },
+  {
+    name: 'verify',
+    summary: 'prove a backup by restoring it',
+    load: async () => (await import('./verify.ts')).verifyCommand(),
   },
   {
     name: 'status',
@@ -46,6 +91,11 @@ const COMMANDS: readonly CommandEntry[] = [
     name: 'check',
     summary: 'check, item by item, that a cluster is protected, and say what to do',
     load: async () => (await import('./check.ts')).checkCommand(),
+  },
+  {
+    name: 'audit',
+    summary: 'what of the archive can be restored to, and what is missing or damaged',
+    load: async () => (await import('./audit.ts')).auditCommand(),
   },
   {
     name: 'logs',
@@ -66,6 +116,11 @@ const COMMANDS: readonly CommandEntry[] = [
     name: 'dev',
     summary: 'run an embedded Temporal server with its Web UI, for trying things out',
     load: async () => (await import('./dev.ts')).devCommand(),
+  },
+  {
+    name: 'codec-server',
+    summary: 'show encrypted payloads to the Temporal command line and Web UI',
+    load: async () => (await import('./codec-server.ts')).codecServerCommand(),
   },
   {
     name: 'archive-command',

@@ -8,6 +8,7 @@ import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
 import { readManifestSources } from '../operations/read-manifests.ts';
 import { checkFetch } from '../operations/check-fetch.ts';
+import { holdForRestore } from '../operations/hold-backup.ts';
 import { openRepository } from '../operations/open-repository.ts';
 import {
   RECOVERY_FILE,
@@ -29,6 +30,10 @@ import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
+
+/** The host that had the manifest may be the one that was lost. */
+const WITHOUT_MANIFEST =
+  'a restore needs no applied manifest: name the repository with --repository URL --server-name NAME, or give a file with the Cluster by -f FILE';
 
 interface RestoreFlags {
   readonly namespace: string;
@@ -165,6 +170,8 @@ async function run(argument: string | undefined, flags: RestoreFlags, signal: Ab
     const secretsDirectory = process.env['WALKEEP_SECRETS_DIR'];
     const line = recoveryCommandLine({ recoveryFile: RECOVERY_FILE, stateDirectory, secretsDirectory });
     const began = performance.now();
+    const held = await holdForRestore(repository, plan.backupId, targetDirectory, signal);
+    if (held.warning !== undefined) note(`walkeep: ${held.warning}`);
     const bar = createProgressBar();
     let restored: RestoredBackup;
     try {
@@ -182,14 +189,20 @@ async function run(argument: string | undefined, flags: RestoreFlags, signal: Ab
         },
         { signal, onProgress: (progress) => bar.update(progress) },
       );
+    } catch (error) {
+      await held.release();
+      throw error;
     } finally {
       bar.end();
     }
+    // The recovery still reads WAL, for longer than this command may run.
+    await held.renew();
     const complaint = await checkFetch(restored.targetDirectory, line, plan.firstSegment, signal);
     const warnings =
       complaint === undefined ? restored.warnings : [...restored.warnings, fetchWarning(complaint)];
     if (flags.output !== 'json') note(describeRestored({ ...restored, warnings }, performance.now() - began));
     const outcome = flags.start ? await start(restored, flags, signal) : undefined;
+    if (outcome?.state === 'promoted' || outcome?.state === 'shut-down') await held.release();
     if (flags.output === 'json')
       printJson({
         repository: repository.url,
@@ -234,7 +247,7 @@ async function findSource(
       hint: 'name an applied Cluster, or give -f MANIFEST or --repository URL',
     });
   }
-  const { manifest } = await requireCluster(state, namespace, named.cluster);
+  const { manifest } = await requireCluster(state, namespace, named.cluster, WITHOUT_MANIFEST);
   return ownOrBootstrap(manifest, [], state);
 }
 
@@ -314,7 +327,7 @@ async function ownOrBootstrap(
   const cluster =
     listed?.kind === 'Cluster'
       ? listed.manifest
-      : (await requireCluster(state, namespace, clusterName)).manifest;
+      : (await requireCluster(state, namespace, clusterName, WITHOUT_MANIFEST)).manifest;
   const store = cluster.spec.backup?.barmanObjectStore;
   if (store === undefined)
     throw new BackupError(

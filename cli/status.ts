@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { formatDuration } from '../core/duration.ts';
 import { messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
@@ -168,5 +169,35 @@ function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, str
         : 'no report yet',
     ],
     ...running.map(({ name, phase }): [string, string] => ['Backup', `${name}: ${phase}`]),
+    ...(keeper.rpoSeconds === undefined
+      ? []
+      : ([['Would lose', `${formatSeconds(keeper.rpoSeconds)}, if the server were lost now`]] as [
+          string,
+          string,
+        ][])),
+    ['Verified', verificationText(keeper, now)],
+    ...(keeper.lastSweep ? [['Sweep', sweepText(keeper.lastSweep, now)] as [string, string]] : []),
+    ...(keeper.nextRuns ?? [])
+      .slice(0, 4)
+      .map(({ what, at }, index): [string, string] => [index === 0 ? 'Next' : '', `${at}  ${what}`]),
   ];
+}
+
+function verificationText({ lastVerification: last }: ClusterStatus, now: Date): string {
+  if (!last) return 'no backup has been proved by a restore yet (walkeep verify, or a ScheduledVerification)';
+  const age = `${formatAge(new Date(last.endedAt), now)} ago`;
+  const what = last.backupId === undefined ? '' : ` ${last.backupId}`;
+  if (last.result !== 'verified') return `${last.result}${what}, ${age}: ${last.error ?? 'see its report'}`;
+  const rto = last.rtoSeconds === undefined ? '' : `, recovered in ${formatSeconds(last.rtoSeconds)}`;
+  return `${last.backupId ?? 'a backup'}, ${age}${rto}`;
+}
+
+function sweepText({ at, refused, counts }: NonNullable<ClusterStatus['lastSweep']>, now: Date): string {
+  const age = `${formatAge(new Date(at), now)} ago`;
+  if (refused !== undefined) return `${age}, deleted nothing: ${refused}`;
+  return `${age}: ${counts.deletedBackups} deleted, ${counts.marked + counts.waiting} marked, ${counts.kept} kept`;
+}
+
+function formatSeconds(seconds: number): string {
+  return formatDuration(Math.round(seconds) * 1000);
 }

@@ -15,6 +15,10 @@ export const ERRORS = {
     retryable: false,
     hint: 'apply the manifest of the Cluster first: walkeep apply -f FILE',
   },
+  'schedule-unknown': {
+    retryable: false,
+    hint: 'apply the ScheduledBackup first: walkeep apply -f FILE; walkeep get scheduledbackups lists what there is',
+  },
   'backup-unknown': { retryable: false, hint: 'walkeep get backups lists what there is' },
   'secret-missing': {
     retryable: false,
@@ -70,6 +74,10 @@ export const ERRORS = {
   },
   'recovery-failed': { retryable: false, hint: 'the log named here says why; nothing was promoted' },
   'disk-full': { retryable: true, hint: 'make room on the file system named here' },
+  'verification-impossible': {
+    retryable: false,
+    hint: 'change what is named here; nothing was learnt about the backup',
+  },
   // orchestration
   'temporal-unavailable': {
     retryable: true,
@@ -84,6 +92,14 @@ export const ERRORS = {
     hint: 'start walkeep worker next to the database, with this cluster and instance',
   },
   'agent-unavailable': { retryable: true, hint: 'start walkeep worker' },
+  'lease-held': {
+    retryable: true,
+    hint: 'somebody else is at it; wait until it has ended. A lease whose holder died runs out by itself',
+  },
+  'lease-lost': {
+    retryable: true,
+    hint: 'somebody else took over, or this process stood still too long; it did nothing more',
+  },
   'deadline-exceeded': { retryable: true, hint: 'it took longer than it may' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
 

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { LATER, WALKEEP_API } from './backup-policy.ts';
+import { WALKEEP_API } from './backup-policy.ts';
 import { durationText, flag, objectName, percentageText, plainText, textThat } from './fields.ts';
 import { metadataSchema } from './metadata.ts';
 import { show, type Finding } from './problem.ts';
@@ -68,6 +68,6 @@ export function reviewScheduledVerification(manifest: ScheduledVerificationManif
   // The verification chooses its own backup, so a target never has to name one.
   const options = { backupIsNamed: 'by snapshots' } as const;
   const findings = reviewSchedule(manifest, now, ['spec', 'schedule']);
-  if (typeof target === 'string') return [...findings, LATER];
-  return [...findings, ...reviewRecoveryTarget(target, ['spec', 'target'], options), LATER];
+  if (typeof target === 'string') return findings;
+  return [...findings, ...reviewRecoveryTarget(target, ['spec', 'target'], options)];
 }

@@ -1,14 +1,23 @@
 import { Counter, Gauge, Registry, type Metric } from 'prom-client';
+import type { ProtectionAges } from './protection-ages.ts';
 import type { WalAgentStatus } from './wal-agent.ts';
 
 /** What the metrics are read from, at the moment they are asked for. Nothing here depends on Temporal. */
 export interface MetricsSources {
   readonly version: string;
-  readonly labels: { readonly namespace: string; readonly cluster: string; readonly instance: string };
+  /** On every value: namespace, cluster and instance, where there is one. */
+  readonly labels: Readonly<Record<string, string>>;
+  readonly health: () => { readonly healthy: boolean; readonly temporalConnected: boolean };
+  /** Only of a worker next to a PostgreSQL. */
+  readonly database?: DatabaseSources;
+}
+
+interface DatabaseSources {
   /** `undefined` while no agent runs: no data directory yet. */
   readonly archive: () => Promise<WalAgentStatus | undefined>;
-  readonly health: () => { readonly healthy: boolean; readonly temporalConnected: boolean };
   readonly backups: () => BackupCounts;
+  /** What the repository says, whoever wrote it; `undefined` before it was read. */
+  readonly protection?: () => ProtectionAges | undefined;
 }
 
 /** Base backups that this process has taken since it started. Times in ms since 1970. */
@@ -22,7 +31,7 @@ export interface BackupCounts {
   readonly lastFailedAt?: number;
 }
 
-/** A registry of its own: names begin with `walkeep_`, every value is labelled with namespace, cluster and instance. */
+/** A registry of its own: names begin with `walkeep_`, every value has the labels. */
 export function createMetrics(sources: MetricsSources): Registry {
   const registry = new Registry();
   registry.setDefaultLabels(sources.labels);
@@ -35,12 +44,15 @@ export function createMetrics(sources: MetricsSources): Registry {
   gauge(registry, 'walkeep_temporal_connected', '1 while the worker is connected to Temporal', [], (metric) =>
     metric.set(sources.health().temporalConnected ? 1 : 0),
   );
-  backupMetrics(registry, sources);
-  archiveMetrics(registry, sources);
+  if (sources.database) {
+    backupMetrics(registry, sources.database);
+    archiveMetrics(registry, sources.database);
+    if (sources.database.protection) protectionMetrics(registry, sources.database.protection);
+  }
   return registry;
 }
 
-function backupMetrics(registry: Registry, { backups }: MetricsSources): void {
+function backupMetrics(registry: Registry, { backups }: DatabaseSources): void {
   gauge(registry, 'walkeep_backups_running', 'base backups that are copied at this moment', [], (metric) =>
     metric.set(backups().running),
   );
@@ -75,7 +87,30 @@ function backupMetrics(registry: Registry, { backups }: MetricsSources): void {
   );
 }
 
-function archiveMetrics(registry: Registry, { archive }: MetricsSources): void {
+/** What an alert needs to see that nothing happens any more: it needs neither a schedule nor Temporal. */
+function protectionMetrics(registry: Registry, ages: () => ProtectionAges | undefined): void {
+  const times = [
+    ['newest_backup', 'end of the newest backup in the repository that counts', 'newestBackupAt'],
+    ['newest_proof', 'end of the newest verification that succeeded', 'newestProvenAt'],
+    ['protection_read', 'when the repository was looked at last', 'readAt'],
+  ] as const;
+  for (const [name, help, field] of times) {
+    gauge(
+      registry,
+      `walkeep_${name}_timestamp_seconds`,
+      `${help}; absent: none, or not known yet`,
+      [],
+      (metric) => {
+        const at = ages()?.[field];
+        // 0 would be an age of decades.
+        if (at === undefined) metric.remove();
+        else metric.set(at / 1000);
+      },
+    );
+  }
+}
+
+function archiveMetrics(registry: Registry, { archive }: DatabaseSources): void {
   counter(
     registry,
     'walkeep_archive_answers_total',
@@ -139,7 +174,7 @@ function archiveMetrics(registry: Registry, { archive }: MetricsSources): void {
 }
 
 /** The agent counts durations itself; prom-client's own histogram can't take counts over. */
-function pushDurations(archive: MetricsSources['archive']): Metric {
+function pushDurations(archive: DatabaseSources['archive']): Metric {
   const name = 'walkeep_archive_push_duration_seconds';
   const snapshot = async () => {
     const latency = (await archive())?.pushLatency;

@@ -128,12 +128,14 @@ export function openStateDirectory(root: string): StateDirectory {
 /**
  * The applied Cluster.
  *
+ * @param hint what to do without it, where that is more than applying it
  * @throws BackupError `cluster-unknown` naming those there are
  */
 export async function requireCluster(
   state: StateDirectory,
   namespace: string,
   name: string,
+  hint?: string,
 ): Promise<Applied<ClusterManifest>> {
   const applied = await state.clusters.read(namespace, name);
   if (applied) return applied;
@@ -142,6 +144,7 @@ export async function requireCluster(
   throw new BackupError(
     'cluster-unknown',
     `no Cluster ${namespace}/${name} is applied on this host (${told})`,
+    { ...(hint !== undefined && { hint }) },
   );
 }
 

@@ -2,8 +2,8 @@ import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import path from 'node:path';
 import type { InstanceFacts, InstanceRole } from '../activities/cluster.ts';
-import { fingerprint } from '../core/fingerprint.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { desireFingerprint, type Desire } from '../manifests/desire.ts';
 import { RESTORE_MARKER } from '../operations/restore-targets.ts';
 import { connect, disconnect, type ConnectionSettings } from '../postgres/connection.ts';
 
@@ -15,6 +15,9 @@ export interface InstancePorts {
   readonly postgres: () => ConnectionSettings;
   /** The manifest this worker holds. */
   readonly manifest: () => Promise<{ manifest: ClusterManifest; revision: number } | undefined>;
+  /** What is declared besides. */
+  readonly besides: () => Promise<Omit<Desire, 'cluster'>>;
+  readonly keeperPace?: InstanceFacts['keeperPace'];
   readonly hasSearchAttributes: () => boolean;
 }
 
@@ -51,15 +54,19 @@ export class Instance {
   }
 
   async facts(role?: InstanceRole): Promise<InstanceFacts> {
-    const { instance, version, manifest, hasSearchAttributes } = this.#ports;
+    const { instance, version, manifest, besides, hasSearchAttributes, keeperPace = {} } = this.#ports;
     const stored = await manifest();
+    // What can't be read is not held: the keeper then stores it anew.
+    const held = stored && (await besides().catch(() => undefined));
+    const desire = stored && held && { cluster: stored.manifest, ...held };
     return {
       instance,
       role: role ?? (await this.role()),
       host: hostname(),
       version,
       searchAttributes: hasSearchAttributes(),
-      ...(stored && { revision: stored.revision, fingerprint: fingerprint(stored.manifest) }),
+      ...(stored && desire && { revision: stored.revision, fingerprint: desireFingerprint(desire) }),
+      ...(Object.keys(keeperPace).length > 0 && { keeperPace }),
     };
   }
 

@@ -1,11 +1,12 @@
 import path from 'node:path';
-import { BackupError } from '../core/errors.ts';
+import { BackupError, messageOf } from '../core/errors.ts';
 import {
   agentSocketPath,
   createClusterArchiveSource,
   createWalFetcher,
 } from '../operations/cluster-archive.ts';
 import { JobRegistry } from '../operations/job-registry.ts';
+import { readBesides } from '../operations/declared.ts';
 import { createMetrics } from '../operations/metrics.ts';
 import { createSecretResolver } from '../operations/secret-resolver.ts';
 import { findStateDirectory, openStateDirectory } from '../operations/state-directory.ts';
@@ -15,12 +16,15 @@ import { createBackupPorts } from './backup-ports.ts';
 import { serveHealth } from './http.ts';
 import { Instance } from './instance.ts';
 import { createLog } from './log.ts';
-import { DEFAULT_METRICS, type WorkerOptions } from './options.ts';
+import { DEFAULT_METRICS, environmentOf, type WorkerOptions } from './options.ts';
+import { keeperPaceFrom } from './pace.ts';
+import { watchProtection } from './protection-watch.ts';
 import type { TemporalSide } from './temporal-side.ts';
 
 /** A worker that runs. */
 export interface RunningWorker {
-  readonly socketPath: string;
+  /** Of the archiving agent, where there is one. */
+  readonly socketPath?: string;
   /** Where metrics and health are served, if the port was free. */
   healthAddress(): string | undefined;
   /** Lets what runs end within its time, archiving last. */
@@ -39,13 +43,11 @@ const AGENT_DRAIN_MS = 20_000;
  */
 export async function runWorker(options: WorkerOptions): Promise<RunningWorker> {
   const { namespace, cluster, instance, pgdata, version } = options;
-  const environment =
-    options.secretsDirectory === undefined
-      ? options.environment
-      : { ...options.environment, WALKEEP_SECRETS_DIR: path.resolve(options.secretsDirectory) };
+  const environment = environmentOf(options);
   const log = createLog({ namespace, cluster, instance }, environment['WALKEEP_LOG_LEVEL']);
   const stopping = new AbortController();
   let temporal: TemporalSide | undefined;
+  let broken: string | undefined;
   const askServer = async () => {
     if (!temporal) throw new Error('there is no connection to Temporal yet');
     await temporal.askServer();
@@ -62,6 +64,8 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
     version,
     postgres,
     manifest: () => state.clusters.read(namespace, cluster),
+    besides: () => readBesides(state, namespace, cluster),
+    keeperPace: keeperPaceFrom(environment),
     hasSearchAttributes: () => temporal?.searchAttributes ?? false,
   });
 
@@ -93,14 +97,22 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
     log,
     postgres,
   });
+  const protection = watchProtection({
+    manifest: () => state.clusters.read(namespace, cluster),
+    resolver,
+    log,
+  });
   const healthy = () => archiver.running || !identity.hasDataDirectory();
   const connected = () => temporal?.connected ?? false;
   const registry = createMetrics({
     version,
     labels: { namespace, cluster, instance },
-    archive: () => archiver.status(),
     health: () => ({ healthy: healthy(), temporalConnected: connected() }),
-    backups: backups.counts,
+    database: {
+      archive: () => archiver.status(),
+      backups: backups.counts,
+      protection: () => protection.ages(),
+    },
   });
   const details = () => ({
     archiving: archiver.running
@@ -108,7 +120,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
       : identity.hasDataDirectory()
         ? 'not running'
         : 'no data directory yet',
-    temporal: connected() ? 'connected' : 'away',
+    temporal: connected() ? 'connected' : (broken ?? 'away'),
     running: jobs.running(),
   });
   const health = await serveHealth(
@@ -134,6 +146,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
       log,
     });
   } catch (error) {
+    broken = `could not be started: ${messageOf(error)}`;
     log.error({ error }, 'Temporal’s part could not be started; archiving goes on without it');
   }
 
@@ -145,6 +158,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
     async stop() {
       log.info({ running: jobs.running() }, 'stopping');
       stopping.abort();
+      protection.stop();
       await temporal?.stop();
       await jobs.stopAll(new BackupError('backup-interrupted', 'the worker stops'));
       await health.close();

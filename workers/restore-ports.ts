@@ -7,6 +7,7 @@ import type { ClusterManifest } from '../manifests/cluster.ts';
 import { externalClusterSchema, type ExternalCluster } from '../manifests/external-cluster.ts';
 import { formatPath } from '../manifests/problem.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
+import { holdForRestore } from '../operations/hold-backup.ts';
 import { openRepository, type RepositoryAccess } from '../operations/open-repository.ts';
 import {
   openReference,
@@ -17,7 +18,7 @@ import {
 } from '../operations/recovery-file.ts';
 import { planFromRepository } from '../operations/recovery-plan.ts';
 import { RESTORE_MARKER } from '../operations/restore-targets.ts';
-import { restore } from '../operations/restore.ts';
+import { restore, type RestoredBackup } from '../operations/restore.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
 import type { StateDirectory } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
@@ -80,11 +81,20 @@ export function createRestorePorts(worker: RestoreWorkerPorts): RestorePorts {
           secretsDirectory,
           socketPath: worker.socketPath(),
         });
-        const restored = await restore(
-          { repository, store: access.config, restoreCommand, reference },
-          { plan, targetDirectory: worker.pgdata, tablespaces: request.tablespaces },
-          { signal, onProgress },
-        );
+        const held = await holdForRestore(repository, plan.backupId, worker.pgdata, signal);
+        let restored: RestoredBackup;
+        try {
+          restored = await restore(
+            { repository, store: access.config, restoreCommand, reference },
+            { plan, targetDirectory: worker.pgdata, tablespaces: request.tablespaces },
+            { signal, onProgress },
+          );
+        } catch (error) {
+          await held.release();
+          throw error;
+        }
+        // The recovery still reads WAL.
+        await held.renew();
         return {
           backupId: restored.backupId,
           sourceUrl,
@@ -96,7 +106,10 @@ export function createRestorePorts(worker: RestoreWorkerPorts): RestorePorts {
           contentBytes: restored.contentBytes,
           storedBytes: restored.storedBytes,
           isVerified: restored.isVerified,
-          warnings: restored.warnings.slice(0, 20),
+          warnings: [...(held.warning === undefined ? [] : [held.warning]), ...restored.warnings].slice(
+            0,
+            20,
+          ),
         };
       }),
   };

@@ -9,9 +9,11 @@ import {
   isCancellation,
   log,
   ParentClosePolicy,
+  patched,
   proxyActivities,
   setCurrentDetails,
   setHandler,
+  sleep,
   startChild,
   WorkflowIdReusePolicy,
   workflowInfo,
@@ -19,6 +21,7 @@ import {
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import type { BaseBackupActivities } from '../activities/base-backup.ts';
 import type { ClusterActivities } from '../activities/cluster.ts';
+import type { ScheduleActivities } from '../activities/schedules.ts';
 import { isBackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { archivingInstance } from './choose-instance.ts';
@@ -26,7 +29,9 @@ import { clusterPage } from './cluster-page.ts';
 import { failure } from './failures.ts';
 import { parseApplyInput, parseClusterInput } from './manifest-inputs.ts';
 import * as walkeep from './interface.ts';
+import * as agenda from './keeper-agenda.ts';
 import * as keeper from './keeper-state.ts';
+import { problemsOf, statusOf } from './keeper-status.ts';
 import { makeFindable } from './search-attributes.ts';
 
 /** F4: a run's history stays far below what a server may hold; what is known is carried on. */
@@ -35,6 +40,9 @@ const LOOK_EVERY_MS = 10 * 60_000;
 /** A Backup may wait this long for a worker: it was declared, so it is wanted until its deadline. */
 const BACKUP_WAITS_SECONDS = 12 * 3600;
 const RECOVERY_WAITS_SECONDS = 30 * 86_400;
+const DAY_MS = 86_400_000;
+/** Timers are late by moments; by more only when nobody was there to fire or to hear them. */
+const LATE_MS = 60_000;
 
 /**
  * The keeper of one cluster. It holds the applied manifest, sees to it that every worker of the cluster has it, keeps
@@ -50,7 +58,7 @@ export async function cluster(manifest: ClusterManifest, carried?: keeper.Keeper
   try {
     await run.keep();
   } catch (error) {
-    if (isCancellation(error)) await CancellationScope.nonCancellable(() => run.cancelArchiving());
+    if (isCancellation(error)) await CancellationScope.nonCancellable(() => run.leave());
     throw error;
   }
   await condition(allHandlersFinished);
@@ -76,7 +84,7 @@ function firstState(manifest: ClusterManifest): keeper.KeeperState {
   if (workflowInfo().workflowId !== expected) {
     throw failure('input-invalid', `the keeper of this cluster must have the workflow id "${expected}"`);
   }
-  return refusing(() => keeper.newKeeper(parsed));
+  return refusing(() => keeper.newKeeper(parsed, now()));
 }
 
 function namespaceOf(manifest: ClusterManifest): string {
@@ -99,6 +107,9 @@ class Keeper {
   /** What an instance had last reported when it did not take the manifest: it is tried again when it reports anew. */
   readonly #unreached = new Map<string, string>();
   #contacted = '';
+  /** When the keeper meant to wake: much later means that Temporal, or every worker, was away. */
+  #meantToWakeAt: number | undefined;
+  #phase = '';
 
   constructor(state: keeper.KeeperState) {
     this.state = state;
@@ -111,19 +122,20 @@ class Keeper {
       walkeep.applyUpdate,
       (input) => {
         const applied = keeper.applyTo(this.state, parseApplyInput(input));
-        this.#become(applied.state);
+        this.#become(agenda.withAgenda(applied.state, now()));
         return applied.result;
       },
       {
         validator: (input) => void this.#preview(input),
         description:
-          'Makes a manifest true: {"cluster": {…}, "backups": [{…}]}. Applying the same again changes nothing.',
+          'Makes manifests true: {"cluster": {…}, "backups": [{…}], "scheduledBackups": [{…}], "policy": {…}, ' +
+          '"verifications": [{…}], "remove": [{"kind", "name"}]}. Applying the same again changes nothing.',
       },
     );
     setHandler(walkeep.previewQuery, (input) => this.#preview(input), {
       description: 'What apply would answer, without doing it.',
     });
-    setHandler(walkeep.clusterStatusQuery, () => keeper.statusOf(this.state, this.#namespace), {
+    setHandler(walkeep.clusterStatusQuery, () => statusOf(this.state, this.#namespace, Date.now()), {
       description: 'What protects this cluster.',
     });
     setHandler(
@@ -131,6 +143,9 @@ class Keeper {
       () => ({ manifest: this.state.manifest, revision: this.state.revision }),
       { description: 'The applied manifest and its revision.' },
     );
+    setHandler(walkeep.desireQuery, () => keeper.desireOf(this.state), {
+      description: 'All that is declared about this cluster: its manifest, policy, schedules, verifications.',
+    });
     setHandler(
       walkeep.instanceSignal,
       (facts) => this.#become(keeper.noteInstance(this.state, facts, now())),
@@ -146,6 +161,20 @@ class Keeper {
     setHandler(walkeep.archivingSignal, (archiving) => this.#become({ ...this.state, archiving }), {
       description: 'Archiving tells how it stands.',
     });
+    setHandler(walkeep.slotSignal, (news) => this.#become(agenda.noteSlot(this.state, news)), {
+      description: 'A schedule tells what became of a slot.',
+    });
+    setHandler(walkeep.sweepSignal, (report) => this.#become(keeper.noteSweep(this.state, report)), {
+      description: 'A sweep tells what it did.',
+    });
+    setHandler(walkeep.auditSignal, (report) => this.#become(keeper.noteAudit(this.state, report)), {
+      description: 'An audit tells what the archive holds.',
+    });
+    setHandler(
+      walkeep.verificationSignal,
+      (verification) => this.#become(keeper.noteVerification(this.state, verification)),
+      { description: 'A verification tells what it found.' },
+    );
     setHandler(
       walkeep.whoIsThereSignal,
       async ({ replyTo }) => {
@@ -168,12 +197,25 @@ class Keeper {
       await this.#observeArchiving();
       await this.#beginRecovery();
       await this.#beginBackup();
-      setCurrentDetails(clusterPage(keeper.statusOf(this.state, this.#namespace), this.state));
-      await this.#rest();
+      // Runs that began with 0.1.0 go on as they did until the server has replayed them.
+      const orchestrates = patched('orchestration');
+      if (orchestrates) await this.#doWhatIsDue();
+      setCurrentDetails(clusterPage(statusOf(this.state, this.#namespace, Date.now()), this.state));
+      if (orchestrates) this.#showPhase(begun);
+      await (orchestrates ? this.#restUntilDue() : this.#rest());
     }
   }
 
-  async cancelArchiving(): Promise<void> {
+  /** Nothing of what it began goes on by itself: nobody would look after it any more. */
+  async leave(): Promise<void> {
+    if (patched('orchestration') && (this.state.schedules ?? []).length > 0) {
+      this.state = { ...this.state, schedules: [] };
+      await this.#convergeSchedules();
+    }
+    await this.#cancelArchiving();
+  }
+
+  async #cancelArchiving(): Promise<void> {
     await getExternalWorkflowHandle(walkeep.walArchivingWorkflowId(this.#namespace, this.#name))
       .cancel()
       .catch(ignore);
@@ -203,6 +245,154 @@ class Keeper {
     if (leftMs > 0 && (await condition(news, leftMs, { summary: 'next look at what runs' }))) return;
     this.#lookDueAt = Date.now() + LOOK_EVERY_MS;
     await this.#lookAtRunningBackup();
+  }
+
+  /** Until there is news or something is due; what runs and could end unnoticed is looked after every ten minutes. */
+  async #restUntilDue(): Promise<void> {
+    const nowMs = Date.now();
+    const due =
+      agenda.nextWorkAt(this.state, nowMs, agenda.keeperPace(this.state)) ?? Number.POSITIVE_INFINITY;
+    const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
+    const wakeAt = Math.min(due, watching ? this.#lookDueAt : Number.POSITIVE_INFINITY, nowMs + DAY_MS);
+    this.#meantToWakeAt = wakeAt;
+    await condition(() => this.#woken || this.#mustContinue(), Math.max(1, wakeAt - nowMs), {
+      summary: due <= wakeAt ? 'until something is due' : 'next look at what runs',
+    });
+    if (!watching || Date.now() < this.#lookDueAt) return;
+    this.#lookDueAt = Date.now() + LOOK_EVERY_MS;
+    await this.#lookAtRunningBackup();
+  }
+
+  async #doWhatIsDue(): Promise<void> {
+    this.state = agenda.withAgenda(this.state, now());
+    const pace = agenda.keeperPace(this.state);
+    await this.#lettingOthersWake(pace);
+    for (const work of agenda.dueWork(this.state, Date.now(), pace)) {
+      // One that can't be done must not keep the others from their turn.
+      await this.#do(work).catch((error: unknown) => {
+        rethrowCancellation(error);
+        log.warn(`${work.kind} could not be begun: ${String(error)}`);
+      });
+    }
+  }
+
+  /** After an outage everything is due at once; what Temporal's Schedules make up for comes first. */
+  async #lettingOthersWake({ missedMs }: agenda.KeeperPace): Promise<void> {
+    const lateMs = Date.now() - (this.#meantToWakeAt ?? Date.now());
+    this.#meantToWakeAt = undefined;
+    if (lateMs < LATE_MS || (this.state.schedules ?? []).length === 0) return;
+    await sleep(Math.min(missedMs, 3 * 60_000), { summary: 'let the schedules make up for what was missed' });
+  }
+
+  async #do(work: agenda.DueWork): Promise<void> {
+    const { state } = this;
+    const reference = { cluster: this.#name, namespace: this.#namespace };
+    switch (work.kind) {
+      case 'schedules':
+        return this.#convergeSchedules();
+      case 'slots':
+        return this.#auditSlots(work);
+      case 'gap-backup':
+        log.warn('the archive has a hole that nobody can fill: a base backup begins a new window');
+        this.state = agenda.noteAgenda(keeper.queueGapBackup(state, work.name), { gapBackupAt: now() });
+        return this.#beginBackup();
+      case 'sweep':
+        this.state = agenda.noteAgenda(state, { sweptAt: now() });
+        return this.#begin(
+          walkeep.WORKFLOW.retentionSweep,
+          walkeep.sweepWorkflowId(this.#namespace, this.#name),
+          reference satisfies walkeep.RetentionSweepInput,
+        );
+      case 'audit': {
+        const at = now();
+        this.state = agenda.noteAgenda(state, { auditedAt: at, ...(work.readsWal && { walReadAt: at }) });
+        const input: walkeep.WalAuditInput = {
+          ...reference,
+          repair: true,
+          read: work.readsWal ? 'new' : 'none',
+        };
+        return this.#begin(
+          walkeep.WORKFLOW.walAudit,
+          walkeep.auditWorkflowId(this.#namespace, this.#name),
+          input,
+        );
+      }
+      case 'verification': {
+        const verified = { ...state.agenda?.verified, [work.name]: now() };
+        this.state = agenda.noteAgenda(state, { verified });
+        const input: walkeep.RestoreVerificationInput = { ...reference, scheduledVerification: work.name };
+        // The id has no time in it: one that still runs is not overtaken.
+        return this.#begin(
+          walkeep.WORKFLOW.restoreVerification,
+          walkeep.verificationWorkflowId(this.#namespace, this.#name, work.name),
+          input,
+        );
+      }
+    }
+  }
+
+  async #convergeSchedules(): Promise<void> {
+    const { schedules = [], agenda: kept } = this.state;
+    const print = agenda.schedulesFingerprint(this.state);
+    try {
+      const told = await this.#scheduleWork('make the schedules true').convergeSchedules({
+        namespace: this.#namespace,
+        cluster: this.#name,
+        manifest: this.state.manifest,
+        schedules,
+        known: [
+          ...new Set([...(kept?.knownSchedules ?? []), ...schedules.map(({ metadata }) => metadata.name)]),
+        ],
+      });
+      this.state = agenda.noteSchedules(this.state, print, told);
+    } catch (error) {
+      rethrowCancellation(error);
+      log.warn(`the schedules could not be made true; it is tried again: ${String(error)}`);
+      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
+      this.state = agenda.noteAgenda(this.state, { schedulesNotBefore: later });
+    }
+  }
+
+  async #auditSlots({ schedule, since, until }: Extract<agenda.DueWork, { kind: 'slots' }>): Promise<void> {
+    const manifest = this.state.schedules?.find(({ metadata }) => metadata.name === schedule);
+    if (!manifest) return;
+    try {
+      const news = await this.#scheduleWork(`what became of the slots of ${schedule}?`).auditSlots({
+        namespace: this.#namespace,
+        cluster: this.#name,
+        manifest: this.state.manifest,
+        schedule: manifest,
+        since,
+        until,
+      });
+      for (const one of news) this.state = agenda.noteSlot(this.state, one);
+      this.state = agenda.noteSlotsChecked(this.state, schedule, until);
+    } catch (error) {
+      rethrowCancellation(error);
+      log.warn(`the slots of ${schedule} could not be looked at; it is tried again: ${String(error)}`);
+      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
+      this.state = agenda.putOffSlots(this.state, schedule, later);
+    }
+  }
+
+  #scheduleWork(summary: string) {
+    return proxyActivities<ScheduleActivities>({
+      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
+      summary,
+      scheduleToStartTimeout: '1 minute',
+      startToCloseTimeout: '2 minutes',
+      scheduleToCloseTimeout: '5 minutes',
+    });
+  }
+
+  /** Whether something needs a person, so that a list can be filtered by it. */
+  #showPhase(searchable: boolean): void {
+    const problems = problemsOf(this.state, Date.now());
+    const phase = problems.length === 0 ? 'protected' : 'needs-attention';
+    if (phase === this.#phase) return;
+    this.#phase = phase;
+    makeFindable(searchable, { phase });
+    if (problems.length > 0) log.warn(`needs attention: ${problems.join('; ')}`);
   }
 
   /** Brings the manifest to every worker that holds another one; the first contact is through the cluster's queue. */
@@ -249,12 +439,13 @@ class Keeper {
       startToCloseTimeout: '30 seconds',
       scheduleToCloseTimeout: '1 minute',
     });
-    const { manifest, revision } = this.state;
+    const { cluster: manifest, ...besides } = keeper.desireOf(this.state);
     const facts = await storeManifest({
       namespace: this.#namespace,
       cluster: this.#name,
       manifest,
-      revision,
+      revision: this.state.revision,
+      besides,
     });
     this.state = keeper.noteInstance(this.state, facts, now());
   }

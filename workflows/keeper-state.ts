@@ -1,20 +1,28 @@
 import type { InstanceFacts } from '../activities/cluster.ts';
 import type { ArchiveReport } from '../activities/wal-archiving.ts';
+import type { AuditReport } from '../core/audit.ts';
 import type { BackupStatus } from '../core/backup-status.ts';
 import { isTerminalPhase } from '../core/backup-status.ts';
 import { BackupError } from '../core/errors.ts';
 import { canonicalJson, fingerprint, utf8Bytes } from '../core/fingerprint.ts';
+import type { SweepReport } from '../core/sweep-report.ts';
+import type { Verification } from '../core/verification.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
+import type { BackupPolicyManifest } from '../manifests/backup-policy.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { desireFingerprint, type Desire } from '../manifests/desire.ts';
+import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
+import type { ScheduledVerificationManifest } from '../manifests/scheduled-verification.ts';
 import type {
   AppliedObject,
   ApplyInput,
   ApplyResult,
   BackupTarget,
-  ClusterStatus,
   KnownBackup,
   KnownInstance,
+  SlotNews,
 } from './interface.ts';
+import { applyBesides } from './keeper-desire.ts';
 
 /**
  * All that the keeper of a cluster knows: plain JSON, bounded in size, carried on when it continues as new. The
@@ -24,7 +32,7 @@ export interface KeeperState {
   readonly version: 1;
   readonly manifest: ClusterManifest;
   readonly revision: number;
-  /** Of the manifest; what workers hold is compared with it. */
+  /** Of all that is declared; what workers hold is compared with it. */
   readonly fingerprint: string;
   /** Whether an `apply` has confirmed the manifest this keeper was started with. */
   readonly confirmed: boolean;
@@ -37,6 +45,49 @@ export interface KeeperState {
   readonly archiving?: ArchiveReport;
   /** Whether the recovery that `bootstrap.recovery` asks for was handed to its workflow. */
   readonly recoveryBegun?: boolean;
+
+  // Since 0.2.0
+  readonly policy?: BackupPolicyManifest;
+  readonly schedules?: readonly ScheduledBackupManifest[];
+  readonly verifications?: readonly ScheduledVerificationManifest[];
+  /** When this cluster was applied first, RFC 3339. */
+  readonly bornAt?: string;
+  readonly audit?: AuditReport;
+  readonly lastVerification?: Verification;
+  readonly lastSweep?: Pick<SweepReport, 'at' | 'refused' | 'counts'>;
+  readonly agenda?: Agenda;
+}
+
+/** What the keeper has done, and heard, of what comes back again and again. Times are RFC 3339. */
+export interface Agenda {
+  readonly sweptAt?: string;
+  readonly auditedAt?: string;
+  /** The last audit that read WAL. */
+  readonly walReadAt?: string;
+  /** The due time of the last verification that was started, by ScheduledVerification. */
+  readonly verified?: Readonly<Record<string, string>>;
+  readonly schedules?: Readonly<Record<string, KnownSchedule>>;
+  /** Of the schedules that Temporal has; another one is made true. */
+  readonly schedulesFingerprint?: string;
+  /** When that is tried again, after it could not be done. */
+  readonly schedulesNotBefore?: string;
+  /** Schedules that were made, also of ScheduledBackups that are gone. */
+  readonly knownSchedules?: readonly string[];
+  /** The last Backup that was asked for because the archive has a hole. */
+  readonly gapBackupAt?: string;
+}
+
+/** What the keeper knows of one of Temporal's Schedules. */
+export interface KnownSchedule {
+  /** The newest slot whose outcome was heard; at first the moment it was declared. */
+  readonly heardUntil: string;
+  /** Of what decides its slots: with another schedule, what was due before is nobody's. */
+  readonly fingerprint: string;
+  readonly last?: SlotNews;
+  /** When its slots are looked for again, after they could not be. */
+  readonly checkNotBefore?: string;
+  /** Why Temporal does not have it as it was declared. */
+  readonly problem?: string;
 }
 
 /** A Backup that waits or runs. */
@@ -58,18 +109,21 @@ export interface EndedBackup extends KnownBackup {
 
 /** Together these keep the state below 64 KiB. */
 export const LIMITS = {
-  manifestBytes: 32 * 1024,
-  waiting: 50,
-  ended: 24,
+  manifestBytes: 30 * 1024,
+  /** All that is declared. */
+  desireBytes: 34 * 1024,
+  waiting: 40,
+  ended: 12,
   instances: 12,
-  errorCharacters: 300,
+  errorCharacters: 200,
 } as const;
 
 /** The state of a keeper that was started with `manifest`. @throws BackupError `manifest-invalid` */
-export function newKeeper(manifest: ClusterManifest): KeeperState {
+export function newKeeper(manifest: ClusterManifest, bornAt?: string): KeeperState {
   refuseLarge(manifest);
   return {
     version: 1,
+    ...(bornAt !== undefined && { bornAt }),
     manifest,
     revision: 1,
     fingerprint: fingerprint(manifest),
@@ -93,13 +147,49 @@ export function applyTo(state: KeeperState, input: ApplyInput): { state: KeeperS
     next = applied.state;
     objects.push(applied.object);
   }
+  const besides = applyBesides(desireOf(next), input);
+  if (besides.objects.length > 0) {
+    next = withDesire(next, besides.desire);
+    objects.push(...besides.objects);
+  }
   for (const backup of input.backups ?? []) {
     const applied = applyBackup(next, backup);
     next = applied.state;
     objects.push(applied.object);
   }
-  if (objects.length === 0) throw refused('field "cluster" or "backups": one of the two is needed');
+  if (objects.length === 0)
+    throw refused(
+      'nothing to apply: "cluster", "backups", "scheduledBackups", "policy", "verifications" or "remove" is needed',
+    );
   return { state: next, result: { revision: next.revision, objects } };
+}
+
+/** All that is declared and lasts. */
+export function desireOf(state: KeeperState): Desire {
+  const { manifest, policy, schedules = [], verifications = [] } = state;
+  return { cluster: manifest, ...(policy && { policy }), schedules, verifications };
+}
+
+/** The state with another declaration; the revision grows when it differs. @throws BackupError `manifest-invalid` */
+function withDesire(state: KeeperState, desire: Desire): KeeperState {
+  const bytes = utf8Bytes(canonicalJson(desire));
+  if (bytes > LIMITS.desireBytes) {
+    throw refused(
+      `all that is declared about "${state.manifest.metadata.name}" takes ${bytes} bytes as JSON, at most ${LIMITS.desireBytes} can be kept`,
+    );
+  }
+  const print = desireFingerprint(desire);
+  if (print === state.fingerprint) return state;
+  const { policy: _earlier, ...rest } = state;
+  return {
+    ...rest,
+    manifest: desire.cluster,
+    ...(desire.policy && { policy: desire.policy }),
+    schedules: desire.schedules,
+    verifications: desire.verifications,
+    fingerprint: print,
+    revision: state.revision + 1,
+  };
 }
 
 function applyCluster(
@@ -113,21 +203,12 @@ function applyCluster(
     );
   }
   refuseLarge(manifest);
-  const print = fingerprint(manifest);
-  const changed = print !== state.fingerprint;
+  const changed = fingerprint(manifest) !== fingerprint(state.manifest);
   const outcome = changed ? 'configured' : state.confirmed ? 'unchanged' : 'created';
+  const next = withDesire(state, { ...desireOf(state), cluster: manifest });
   return {
-    state: changed
-      ? // a recovery that failed is begun again with what was corrected; one that came to its end finds that out
-        {
-          ...state,
-          manifest,
-          fingerprint: print,
-          revision: state.revision + 1,
-          confirmed: true,
-          recoveryBegun: false,
-        }
-      : { ...state, confirmed: true },
+    // a recovery that failed is begun again with what was corrected; one that came to its end finds that out
+    state: { ...next, confirmed: true, ...(changed && { recoveryBegun: false }) },
     object: { kind: 'Cluster', name, outcome },
   };
 }
@@ -235,57 +316,46 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
   };
 }
 
-/** The answer to `status`. */
-export function statusOf(state: KeeperState, namespace: string): ClusterStatus {
-  const { manifest, revision, instances, archiving, lastSuccessfulBackup, lastFailedBackup } = state;
-  return {
-    namespace,
-    cluster: manifest.metadata.name,
-    revision,
-    instances,
-    backups: [...state.backups.map(asKnown), ...state.ended.toReversed().map(asKnown)],
-    ...(lastSuccessfulBackup !== undefined && { lastSuccessfulBackup }),
-    ...(lastFailedBackup !== undefined && { lastFailedBackup }),
-    ...(archiving && { archiving }),
-    problems: problemsOf(state),
-  };
-}
-
-/** What needs a person. */
-export function problemsOf(state: KeeperState): string[] {
-  const { archiving, instances, manifest, ended } = state;
-  const problems: string[] = [];
-  const name = manifest.metadata.name;
-  if (instances.length === 0) {
-    problems.push(`no worker of "${name}" has reported yet: start walkeep worker next to the database`);
-  }
-  if (!manifest.spec.backup?.barmanObjectStore) {
-    problems.push(`"${name}" has no spec.backup.barmanObjectStore: nothing is archived or backed up`);
-  }
-  if (archiving?.health === 'failing') {
-    problems.push(
-      `WAL archiving fails on ${archiving.instance}: ${archiving.lastError ?? 'see the worker’s log'}`,
-    );
-  }
-  for (const behind of instancesBehind(state)) {
-    problems.push(`${behind.instance} does not hold the applied manifest yet (revision ${state.revision})`);
-  }
-  const last = ended.at(-1);
-  if (last?.phase === 'failed')
-    problems.push(`the last Backup, "${last.name}", failed: ${last.error ?? 'no reason given'}`);
-  return problems;
-}
-
-function asKnown(backup: KnownBackup | QueuedBackup): KnownBackup {
-  const { name, phase, startedAt } = backup;
-  return {
+/** A Backup of the keeper's own, for a window without a hole. */
+export function queueGapBackup(state: KeeperState, name: string): KeeperState {
+  if (state.backups.some((one) => one.name === name)) return state;
+  const queued: QueuedBackup = {
     name,
-    phase,
-    ...(startedAt !== undefined && { startedAt }),
-    ...('backupId' in backup && backup.backupId !== undefined && { backupId: backup.backupId }),
-    ...('stoppedAt' in backup && backup.stoppedAt !== undefined && { stoppedAt: backup.stoppedAt }),
-    ...('error' in backup && backup.error !== undefined && { error: backup.error }),
+    fingerprint: '',
+    method: 'barmanObjectStore',
+    phase: 'pending',
+    begun: false,
   };
+  return { ...state, backups: [...state.backups, queued] };
+}
+
+/** A sweep told what it did; a dry run did nothing. */
+export function noteSweep(state: KeeperState, report: SweepReport): KeeperState {
+  if (report.dryRun) return state;
+  const { at, refused: why, counts } = report;
+  return { ...state, lastSweep: { at, counts, ...(why !== undefined && { refused: why.slice(0, 500) }) } };
+}
+
+const LISTED = 8;
+
+/** An audit told what the archive holds; the newest of each list are kept. */
+export function noteAudit(state: KeeperState, report: AuditReport): KeeperState {
+  const audit = {
+    ...report,
+    intervals: report.intervals.slice(-LISTED),
+    damages: report.damages.slice(-LISTED),
+    warnings: report.warnings.slice(0, LISTED).map((text) => text.slice(0, LIMITS.errorCharacters)),
+  };
+  return { ...state, audit };
+}
+
+export function noteVerification(state: KeeperState, verification: Verification): KeeperState {
+  const lastVerification = {
+    ...verification,
+    checks: verification.checks.slice(0, 2 * LISTED),
+    warnings: verification.warnings.slice(0, LISTED),
+  };
+  return { ...state, lastVerification };
 }
 
 function later(a: string | undefined, b: string): string {

@@ -1,13 +1,31 @@
 import { z } from 'zod';
 import { backupSchema, reviewBackup } from '../manifests/backup.ts';
+import { backupPolicySchema, reviewBackupPolicy } from '../manifests/backup-policy.ts';
 import { clusterSchema, reviewCluster, type ClusterManifest } from '../manifests/cluster.ts';
 import { formatPath, type Finding } from '../manifests/problem.ts';
+import { reviewScheduledBackup, scheduledBackupSchema } from '../manifests/scheduled-backup.ts';
+import {
+  reviewScheduledVerification,
+  scheduledVerificationSchema,
+} from '../manifests/scheduled-verification.ts';
 import { failure } from './failures.ts';
 import type { ApplyInput } from './interface.ts';
 
 const applyInput = z.strictObject({
   cluster: z.unknown().optional(),
   backups: z.array(z.unknown()).max(50).nullish(),
+  scheduledBackups: z.array(z.unknown()).max(50).nullish(),
+  policy: z.unknown().optional(),
+  verifications: z.array(z.unknown()).max(50).nullish(),
+  remove: z
+    .array(
+      z.strictObject({
+        kind: z.enum(['ScheduledBackup', 'BackupPolicy', 'ScheduledVerification']),
+        name: z.string().min(1).max(253),
+      }),
+    )
+    .max(50)
+    .nullish(),
 });
 
 /**
@@ -24,15 +42,40 @@ export function parseClusterInput(raw: unknown): ClusterManifest {
 /** @throws ApplicationFailure `manifest-invalid` | `input-invalid`, not retryable, naming the field */
 export function parseApplyInput(raw: unknown): ApplyInput {
   const input = parse(applyInput, raw, 'apply', []);
-  return {
-    ...(input.cluster !== undefined &&
-      input.cluster !== null && { cluster: parseClusterInput(input.cluster) }),
-    backups: (input.backups ?? []).map((backup, index) => {
-      const manifest = parse(backupSchema, backup, 'apply', ['backups', index]);
-      refuseErrors(reviewBackup(manifest), `backups[${index}]`);
+  // What is due when is of no interest here: only whether it can be.
+  const now = new Date(0);
+  const list = <Manifest>(
+    field: 'backups' | 'scheduledBackups' | 'verifications',
+    schema: z.ZodType<Manifest>,
+    review: (manifest: Manifest) => readonly Finding[],
+  ): Manifest[] =>
+    (input[field] ?? []).map((item, index) => {
+      const manifest = parse(schema, item, 'apply', [field, index]);
+      refuseErrors(review(manifest), `${field}[${index}]`);
       return manifest;
-    }),
+    });
+  const scheduledBackups = list('scheduledBackups', scheduledBackupSchema, (manifest) =>
+    reviewScheduledBackup(manifest, now),
+  );
+  const verifications = list('verifications', scheduledVerificationSchema, (manifest) =>
+    reviewScheduledVerification(manifest, now),
+  );
+  const policy = isGiven(input.policy)
+    ? parse(backupPolicySchema, input.policy, 'apply', ['policy'])
+    : undefined;
+  if (policy) refuseErrors(reviewBackupPolicy(policy), 'policy');
+  return {
+    ...(isGiven(input.cluster) && { cluster: parseClusterInput(input.cluster) }),
+    backups: list('backups', backupSchema, reviewBackup),
+    ...(scheduledBackups.length > 0 && { scheduledBackups }),
+    ...(verifications.length > 0 && { verifications }),
+    ...(policy && { policy }),
+    ...(input.remove && { remove: input.remove }),
   };
+}
+
+function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null;
 }
 
 function parse<Output>(

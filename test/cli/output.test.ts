@@ -1,6 +1,6 @@
 import { describe, expect, it, test } from 'vitest';
 import { formatAge, formatBytes, formatDuration, formatTable, printable } from '../../cli/output.ts';
-import { progressLine } from '../../cli/progress.ts';
+import { progressLine, progressText } from '../../cli/progress.ts';
 
 describe('what the command line prints', () => {
   it('tables are kubectl’s: three spaces between columns, nothing behind the last', () => {
@@ -56,14 +56,29 @@ describe('what the command line prints', () => {
   });
 
   it('a progress bar shows share, rate and time left', () => {
-    const line = progressLine({ phase: 'copying', doneBytes: 512 * 1024 ** 2, totalBytes: 1024 ** 3 }, 4_000);
-    expect(line).toBe('copying  [############............]  50 %  512 MiB of 1.0 GiB, 128 MiB/s, 4 s left');
+    const GiB = 1024 ** 3;
+    const report = {
+      phase: 'copying',
+      doneBytes: 12.3 * GiB,
+      totalBytes: 40 * GiB,
+      bytesPerSecond: 210 * 1024 ** 2,
+      eta: '2026-11-24T02:02:15.000Z',
+    };
+    const now = Date.parse('2026-11-24T02:00:00Z');
+    expect(progressText(report, now)).toBe('12.3 GiB of 40 GiB, 30 %, 210 MiB/s, about 2 min left');
+    expect(progressLine(report, now)).toBe(
+      'copying  [#######.................] 12.3 GiB of 40 GiB, 30 %, 210 MiB/s, about 2 min left',
+    );
+    expect(progressText({ ...report, eta: '2026-11-24T02:00:43Z' }, now)).toContain('about 45 s left');
+    expect(
+      progressText({ phase: 'paused', doneBytes: GiB, totalBytes: 2 * GiB, bytesPerSecond: 0 }, now),
+    ).toBe('1 GiB of 2 GiB, 50 %, 0 B/s');
   });
 
   it('a progress bar without a known end shows what is done', () => {
     expect(progressLine({ phase: 'starting', doneBytes: 0, totalBytes: 0 }, 10)).toBe(
       "waiting for PostgreSQL's checkpoint",
     );
-    expect(progressLine({ phase: 'copying', doneBytes: 1024, totalBytes: 0 }, 10)).toBe('copying  1.0 KiB');
+    expect(progressLine({ phase: 'copying', doneBytes: 1024, totalBytes: 0 }, 10)).toBe('copying  1 KiB');
   });
 });

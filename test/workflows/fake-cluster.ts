@@ -15,14 +15,27 @@ import {
   type InstanceRole,
   type Pace,
 } from '../../activities/cluster.ts';
+import { createControlActivities } from '../../activities/control.ts';
 import { failureInterceptor } from '../../activities/failure.ts';
 import { createRestoreActivities, type RestorePorts } from '../../activities/restore.ts';
+import { createScheduleActivities, createScheduleLookup } from '../../activities/schedules.ts';
+import {
+  createRetentionSweepActivities,
+  type RetentionSweepPorts,
+} from '../../activities/retention-sweep.ts';
 import { createWalArchivingActivities, type WalArchivingPorts } from '../../activities/wal-archiving.ts';
+import { createWalAuditActivities, type AuditPorts } from '../../activities/wal-audit.ts';
 import { findTemporal } from '../../cli/dev.ts';
+import type { AuditReport } from '../../core/audit.ts';
 import type { BackupStatus } from '../../core/backup-status.ts';
-import { fingerprint } from '../../core/fingerprint.ts';
 import type { ClusterManifest } from '../../manifests/cluster.ts';
+import { desireFingerprint, type Desire } from '../../manifests/desire.ts';
+import type { ScheduledBackupManifest } from '../../manifests/scheduled-backup.ts';
 import { JobRegistry } from '../../operations/job-registry.ts';
+import { writeOutcome } from '../../repository/outcome.ts';
+import { createRepository, type Repository } from '../../repository/repository.ts';
+import { createMemoryStore } from '../../stores/memory.ts';
+import { scheduleService } from '../../workers/schedule-ports.ts';
 import * as walkeep from '../../workflows/interface.ts';
 
 /** The real development server, with walkeep's search attributes. */
@@ -53,6 +66,11 @@ export function workflowBundle(): Promise<WorkflowBundle> {
     logger: new DefaultLogger('ERROR'),
   });
   return bundle;
+}
+
+/** What is old would be a problem of its own. */
+function justNow(): string {
+  return new Date().toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
 /** Quick enough for a test. */
@@ -90,25 +108,48 @@ export function backupManifest(name: string, cluster: string, spec: Record<strin
 /** What outlives workers and Temporal in the tests: a repository and a host's state directory. */
 export interface World {
   readonly outcomes: Map<string, BackupStatus>;
-  readonly manifests: Map<string, { manifest: ClusterManifest; revision: number }>;
+  readonly manifests: Map<
+    string,
+    { manifest: ClusterManifest; revision: number; besides?: Omit<Desire, 'cluster'> }
+  >;
+  /** Of slots and outcomes. */
+  readonly repository: Repository;
   /** What happened, in order. */
   readonly story: string[];
 }
 
 export function newWorld(): World {
-  return { outcomes: new Map(), manifests: new Map(), story: [] };
+  const repository = createRepository(createMemoryStore(), 'test');
+  return { outcomes: new Map(), manifests: new Map(), repository, story: [] };
 }
 
 export interface FakeInstance {
   readonly cluster: string;
   readonly instance: string;
-  readonly role?: InstanceRole;
+  /** What it is at each moment it is asked. */
+  readonly role?: InstanceRole | (() => InstanceRole);
+  readonly host?: string;
+  /** What it says of itself besides. */
+  readonly facts?: Partial<walkeep.InstanceFacts>;
+  readonly clusterPorts?: Partial<ClusterPorts>;
   readonly pace?: Partial<Pace>;
   readonly copy?: BaseBackupPorts['copy'];
   readonly backup?: Partial<BaseBackupPorts>;
   readonly archiving?: WalArchivingPorts['readArchiving'];
   readonly restore?: Partial<RestorePorts>;
+  readonly audit?: Partial<AuditPorts>;
+  readonly sweep?: Partial<RetentionSweepPorts>;
   readonly jobs?: JobRegistry;
+  /** The ScheduledBackups in its state directory. */
+  readonly schedules?: () => readonly ScheduledBackupManifest[];
+  /** In the place of the repository; throws while that is away. */
+  readonly repository?: () => Repository;
+  /** Task queues besides its own, as `walkeep worker --queue` polls them. */
+  readonly moreQueues?: readonly string[];
+  /** Other workflows than those of today. */
+  readonly bundle?: WorkflowBundle;
+  /** Further activities, or others in the place of these. */
+  readonly activities?: object;
   /** Only the given queues are polled. */
   readonly queues?: readonly ('workflows' | 'cluster' | 'instance')[];
 }
@@ -130,21 +171,33 @@ export async function startInstance(
     const stored = state();
     return {
       instance,
-      role: fake.role ?? 'primary',
-      host: 'test',
+      role: typeof fake.role === 'function' ? fake.role() : (fake.role ?? 'primary'),
+      host: fake.host ?? 'test',
       version: '0',
       searchAttributes: true,
-      ...(stored && { revision: stored.revision, fingerprint: fingerprint(stored.manifest) }),
+      ...(stored && {
+        revision: stored.revision,
+        fingerprint: desireFingerprint({
+          cluster: stored.manifest,
+          schedules: [],
+          verifications: [],
+          ...stored.besides,
+        }),
+      }),
+      ...fake.facts,
     };
   };
   const clusterPorts: ClusterPorts = {
     readManifest: async () => state(),
-    writeManifest: async ({ manifest, revision }) => {
+    readBesides: async () => state()?.besides ?? { schedules: [], verifications: [] },
+    writeManifest: async ({ manifest, revision, besides }) => {
       world.story.push(`${instance}: store revision ${revision}`);
-      world.manifests.set(`${instance}:default/${cluster}`, { manifest, revision });
+      const stored = { manifest, revision, ...(besides && { besides }) };
+      world.manifests.set(`${instance}:default/${cluster}`, stored);
     },
     instanceFacts: async () => facts(),
     pace: { ...QUICK, ...fake.pace },
+    ...fake.clusterPorts,
   };
   const askServer = async () => {
     await address.connection.withDeadline(Date.now() + 1_000, () =>
@@ -168,13 +221,19 @@ export async function startInstance(
         method: 'barmanObjectStore',
         backupId,
         backupName,
-        stoppedAt: '2026-11-24T02:00:00Z',
+        stoppedAt: justNow(),
       };
     },
     discard: async (_, backupId) => void world.story.push(`${instance}: discard ${backupId}`),
     writeOutcome: async ({ backupName, status }) => {
       world.story.push(`outcome ${backupName} ${status.phase}`);
       world.outcomes.set(backupName, status);
+      const recordedAt = new Date().toISOString();
+      await writeOutcome(
+        world.repository,
+        { version: 1, backupName, status: { ...status }, recordedAt },
+        { mode: 'replace', signal: new AbortController().signal },
+      );
     },
     ...fake.backup,
   };
@@ -192,13 +251,56 @@ export async function startInstance(
     },
     ...fake.restore,
   };
+  const nothingToSweep = {
+    dryRun: true,
+    at: justNow(),
+    backups: [],
+    wal: [],
+    leftovers: [],
+    warnings: [],
+    counts: { kept: 0, marked: 0, waiting: 0, deletedBackups: 0, deletedWal: 0, deletedBytes: 0 },
+  };
+  const sweepPorts: RetentionSweepPorts = {
+    jobs,
+    askServer,
+    plan: async () => {
+      world.story.push(`${instance}: plan a sweep`);
+      return { report: nothingToSweep, hasWork: false };
+    },
+    perform: async () => {
+      world.story.push(`${instance}: sweep`);
+      return { ...nothingToSweep, dryRun: false };
+    },
+    ...fake.sweep,
+  };
+  const clusterActivities = createClusterActivities(clusterPorts);
   const activities = {
-    ...createClusterActivities(clusterPorts),
+    ...clusterActivities,
+    ...createScheduleActivities({
+      loadCluster: (reference) => clusterActivities.loadCluster(reference),
+      readSchedule: async (_namespace, name) =>
+        (fake.schedules?.() ?? state()?.besides?.schedules ?? []).find(
+          (schedule) => schedule.metadata.name === name,
+        ),
+      withRepository: async (_manifest, work) => work(fake.repository?.() ?? world.repository),
+      hasSearchAttributes: async () => true,
+      schedules: scheduleService,
+    }),
     ...createBaseBackupActivities(backupPorts),
+    ...createControlActivities({ control: (key, control) => jobs.control(key, control) }),
     ...createWalArchivingActivities({
       readArchiving: fake.archiving ?? (async () => archiveReport(instance)),
     }),
     ...createRestoreActivities(restorePorts),
+    ...createWalAuditActivities({
+      jobs,
+      askServer,
+      audit: async () => emptyAudit(),
+      repair: async () => [],
+      ...fake.audit,
+    }),
+    ...createRetentionSweepActivities(sweepPorts),
+    ...fake.activities,
   };
   const common = {
     connection: address.connection,
@@ -214,7 +316,9 @@ export async function startInstance(
           Worker.create({
             ...common,
             taskQueue: walkeep.WORKFLOW_QUEUE,
-            workflowBundle: await workflowBundle(),
+            workflowBundle: fake.bundle ?? (await workflowBundle()),
+            activities: createScheduleLookup(scheduleService),
+            enableNonLocalActivities: false,
           }),
         ]
       : []),
@@ -230,6 +334,7 @@ export async function startInstance(
           }),
         ]
       : []),
+    ...(fake.moreQueues ?? []).map((taskQueue) => Worker.create({ ...common, taskQueue, activities })),
   ]);
   const runs = workers.map((worker) => worker.run());
   return {
@@ -273,12 +378,28 @@ export function archiveReport(
   return {
     instance,
     role: 'primary',
-    at: '2026-11-24T02:00:00Z',
+    at: justNow(),
     health: 'working',
     archivedCount: 3,
     failedCount: 0,
     waitingFiles: 0,
     waitingBytes: 0,
+    ...more,
+  };
+}
+
+/** An archive with nothing in it. */
+export function emptyAudit(more: Partial<AuditReport> = {}): AuditReport {
+  return {
+    at: justNow(),
+    intervals: [],
+    damages: [],
+    backups: 0,
+    segments: 0,
+    walBytes: 0,
+    segmentsRead: 0,
+    needsBackup: false,
+    warnings: [],
     ...more,
   };
 }
@@ -296,8 +417,8 @@ export function copied(backupName: string): Awaited<ReturnType<BaseBackupPorts['
     endWal: '000000010000000000000002',
     timeline: 1,
     systemId: '7300000000000000001',
-    beginTime: '2026-11-24T02:00:00Z',
-    endTime: '2026-11-24T02:00:10Z',
+    beginTime: justNow(),
+    endTime: justNow(),
     segmentSize: 16 * 1024 * 1024,
     postgresVersion: 150000,
     fromStandby: false,

@@ -1,0 +1,239 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
+import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { backupPolicySchema } from '../../manifests/backup-policy.ts';
+import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
+import { scheduledVerificationSchema } from '../../manifests/scheduled-verification.ts';
+import * as walkeep from '../../workflows/interface.ts';
+import {
+  backupManifest,
+  clusterManifest,
+  emptyAudit,
+  eventually,
+  newWorld,
+  startInstance,
+  startTemporal,
+  type FakeInstance,
+  type RunningInstance,
+  type World,
+} from './fake-cluster.ts';
+
+let temporal: TestWorkflowEnvironment;
+let running: RunningInstance[] = [];
+const keepers: string[] = [];
+
+beforeAll(async () => {
+  temporal = await startTemporal();
+}, 60_000);
+afterAll(async () => {
+  await temporal?.teardown();
+});
+afterEach(async () => {
+  for (const name of keepers.splice(0)) {
+    for (const id of [
+      walkeep.clusterWorkflowId('default', name),
+      walkeep.walArchivingWorkflowId('default', name),
+      walkeep.auditWorkflowId('default', name),
+      walkeep.sweepWorkflowId('default', name),
+    ]) {
+      await handleOf(id)
+        .terminate()
+        .catch(() => {});
+    }
+  }
+  await Promise.all(running.map((instance) => instance.stop()));
+  running = [];
+});
+
+function handleOf(workflowId: string): WorkflowHandle {
+  return temporal.client.workflow.getHandle(workflowId);
+}
+
+async function instance(world: World, fake: FakeInstance): Promise<void> {
+  running.push(await startInstance({ connection: temporal.nativeConnection }, world, fake));
+}
+
+async function apply(name: string, input: walkeep.ApplyInput): Promise<walkeep.ApplyResult> {
+  if (!keepers.includes(name)) keepers.push(name);
+  return temporal.client.workflow.executeUpdateWithStart(walkeep.applyUpdate, {
+    args: [input],
+    startWorkflowOperation: new WithStartWorkflowOperation(walkeep.WORKFLOW.cluster, {
+      workflowId: walkeep.clusterWorkflowId('default', name),
+      taskQueue: walkeep.WORKFLOW_QUEUE,
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      args: [input.cluster ?? clusterManifest(name)],
+    }),
+  });
+}
+
+async function status(name: string): Promise<walkeep.ClusterStatus> {
+  return handleOf(walkeep.clusterWorkflowId('default', name)).query(walkeep.clusterStatusQuery);
+}
+
+function schedule(name: string, cluster: string, text: string, more: Record<string, unknown> = {}) {
+  return scheduledBackupSchema.parse({
+    apiVersion: 'postgresql.cnpg.io/v1',
+    kind: 'ScheduledBackup',
+    metadata: { name },
+    spec: { schedule: text, cluster: { name: cluster }, ...more },
+  });
+}
+
+function policy(name: string, cluster: string, spec: Record<string, unknown> = {}) {
+  return backupPolicySchema.parse({
+    apiVersion: 'walkeep.io/v1',
+    kind: 'BackupPolicy',
+    metadata: { name },
+    spec: { clusters: [cluster], ...spec },
+  });
+}
+
+function scheduleOf(name: string) {
+  return temporal.client.schedule.getHandle(walkeep.scheduleId('default', name));
+}
+
+const exists = (name: string) =>
+  scheduleOf(name)
+    .describe()
+    .then(
+      () => true,
+      () => false,
+    );
+
+describe('the keeper', () => {
+  it('F6: makes schedules true, changes them, takes them away, and with the cluster all of them', async () => {
+    const world = newWorld();
+    await instance(world, { cluster: 'plan', instance: 'plan-1' });
+    const daily = schedule('plan-daily', 'plan', '0 0 2 * * *');
+    const applied = await apply('plan', {
+      cluster: clusterManifest('plan'),
+      scheduledBackups: [daily, schedule('plan-weekly', 'plan', '0 0 3 * * 0')],
+    });
+    expect(applied.objects.map(({ kind, outcome }) => `${kind} ${outcome}`)).toEqual([
+      'Cluster created',
+      'ScheduledBackup created',
+      'ScheduledBackup created',
+    ]);
+    await eventually('both are there', async () => (await exists('plan-daily')) && exists('plan-weekly'));
+    const { nextRuns = [] } = await status('plan');
+    expect(nextRuns.some(({ what }) => what.includes('plan-daily'))).toBe(true);
+
+    const again = await apply('plan', { scheduledBackups: [daily] });
+    expect(again.objects[0]?.outcome).toBe('unchanged');
+    await apply('plan', {
+      scheduledBackups: [schedule('plan-daily', 'plan', '0 0 2 * * *', { suspend: true })],
+    });
+    await eventually('it is paused', async () => (await scheduleOf('plan-daily').describe()).state.paused);
+
+    const removed = await apply('plan', { remove: [{ kind: 'ScheduledBackup', name: 'plan-daily' }] });
+    expect(removed.objects[0]?.outcome).toBe('deleted');
+    await eventually('it is gone', async () => !(await exists('plan-daily')));
+    expect(await exists('plan-weekly')).toBe(true);
+
+    await handleOf(walkeep.clusterWorkflowId('default', 'plan')).cancel();
+    await eventually('the other is gone, too', async () => !(await exists('plan-weekly')));
+  });
+
+  it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {
+    const world = newWorld();
+    await instance(world, { cluster: 'often', instance: 'often-1' });
+    await apply('often', {
+      cluster: clusterManifest('often'),
+      scheduledBackups: [schedule('often-s', 'often', '*/2 * * * * *')],
+    });
+    await eventually('one is taken', () => world.story.some((line) => line.includes('copy often-s-')));
+    await eventually('the keeper lists it', async () =>
+      (await status('often')).backups.some(
+        ({ name, phase }) => name.startsWith('often-s-') && phase === 'completed',
+      ),
+    );
+    await apply('often', { remove: [{ kind: 'ScheduledBackup', name: 'often-s' }] });
+  });
+
+  it('a policy reaches every worker, a second one is refused, and a removed one is forgotten', async () => {
+    const world = newWorld();
+    await instance(world, { cluster: 'ruled', instance: 'ruled-1' });
+    await apply('ruled', {
+      cluster: clusterManifest('ruled'),
+      policy: policy('p', 'ruled', { attempts: { maximum: 2 } }),
+    });
+    const held = () => world.manifests.get('ruled-1:default/ruled')?.besides?.policy?.spec.attempts.maximum;
+    await eventually('the worker has it', () => held() === 2);
+    await expect(apply('ruled', { policy: policy('q', 'ruled') })).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('has the BackupPolicy "p" already') as string },
+    });
+    await apply('ruled', { remove: [{ kind: 'BackupPolicy', name: 'p' }] });
+    await eventually('it is forgotten', () => held() === undefined);
+  });
+
+  it('after a Backup it audits the archive and sweeps, and shows what they found', async () => {
+    const world = newWorld();
+    await instance(world, {
+      cluster: 'cycle',
+      instance: 'cycle-1',
+      audit: { audit: async () => emptyAudit({ segments: 42 }) },
+    });
+    await apply('cycle', {
+      cluster: clusterManifest('cycle'),
+      backups: [backupManifest('cycle-b', 'cycle')],
+    });
+    await eventually('the audit is known', async () => (await status('cycle')).audit?.segments === 42);
+    await eventually('the sweep ran', async () => world.story.some((line) => line.includes('sweep')));
+  });
+
+  it('A6: a hole that nobody can fill asks for a Backup by itself, once', async () => {
+    const world = newWorld();
+    await instance(world, {
+      cluster: 'holey',
+      instance: 'holey-1',
+      facts: { keeperPace: { audit: 2, sweep: 3600, missed: 60 } },
+      audit: { audit: async () => emptyAudit({ needsBackup: true }) },
+    });
+    await apply('holey', { cluster: clusterManifest('holey') });
+    await eventually('a Backup was taken', () =>
+      world.story.some((line) => line.includes('copy holey-gap-')),
+    );
+    await eventually('and two more audits passed', async () => {
+      const history = await handleOf(walkeep.clusterWorkflowId('default', 'holey')).fetchHistory();
+      const begun = (history.events ?? []).filter(
+        (event) =>
+          event.startChildWorkflowExecutionInitiatedEventAttributes?.workflowType?.name === 'walAudit',
+      );
+      return begun.length >= 3;
+    });
+    expect(world.story.filter((line) => line.includes('copy holey-gap-'))).toHaveLength(1);
+  });
+
+  it('starts a verification when it is due, and the phase tells whether something needs a person', async () => {
+    const world = newWorld();
+    await instance(world, { cluster: 'proof', instance: 'proof-1' });
+    const verification = scheduledVerificationSchema.parse({
+      apiVersion: 'walkeep.io/v1',
+      kind: 'ScheduledVerification',
+      metadata: { name: 'proof-v' },
+      spec: { schedule: '*/3 * * * * *', cluster: { name: 'proof' } },
+    });
+    await apply('proof', { cluster: clusterManifest('proof'), verifications: [verification] });
+    const id = walkeep.verificationWorkflowId('default', 'proof', 'proof-v');
+    await eventually('it is started', () =>
+      handleOf(id)
+        .describe()
+        .then(
+          () => true,
+          () => false,
+        ),
+    );
+    await eventually('the keeper can be found by its phase', async () => {
+      const { typedSearchAttributes } = await handleOf(
+        walkeep.clusterWorkflowId('default', 'proof'),
+      ).describe();
+      return ['protected', 'needs-attention'].includes(
+        typedSearchAttributes.get(walkeep.SEARCH_ATTRIBUTE.phase) ?? '',
+      );
+    });
+    await apply('proof', { remove: [{ kind: 'ScheduledVerification', name: 'proof-v' }] });
+    await handleOf(id)
+      .terminate()
+      .catch(() => {});
+  });
+});

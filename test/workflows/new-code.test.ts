@@ -1,0 +1,135 @@
+import { WithStartWorkflowOperation } from '@temporalio/client';
+import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { bundleWorkflowCode, DefaultLogger, type WorkflowBundle } from '@temporalio/worker';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import * as walkeep from '../../workflows/interface.ts';
+import {
+  archiveReport,
+  backupManifest,
+  clusterManifest,
+  copied,
+  eventually,
+  gate,
+  newWorld,
+  startInstance,
+  startTemporal,
+} from './fake-cluster.ts';
+
+const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+
+/** The workflows as they were before every patch. */
+async function oldBundle(): Promise<WorkflowBundle> {
+  return bundleWorkflowCode({
+    workflowsPath: path('../../workflows/index.ts'),
+    logger: new DefaultLogger('ERROR'),
+    webpackConfigHook: (config) => {
+      const alias = config.resolve?.alias;
+      if (Array.isArray(alias)) throw new Error('the aliases are a list now');
+      return {
+        ...config,
+        resolve: {
+          ...config.resolve,
+          alias: { ...alias, '@temporalio/workflow$': path('before-patches.ts') },
+        },
+      };
+    },
+  });
+}
+
+describe('restarted with new code in the middle', () => {
+  let temporal: TestWorkflowEnvironment;
+  let old: WorkflowBundle;
+
+  beforeAll(async () => {
+    [temporal, old] = await Promise.all([startTemporal(), oldBundle()]);
+  }, 90_000);
+  afterAll(async () => temporal?.teardown());
+
+  /** How many patches a run has recorded. */
+  async function patches(workflowId: string): Promise<number> {
+    const history = await temporal.client.workflow.getHandle(workflowId).fetchHistory();
+    return (history.events ?? []).filter((event) => event.markerRecordedEventAttributes).length;
+  }
+
+  it('F3: the keeper, a Backup in its copy, and archiving go on with what they have begun', async () => {
+    const { client } = temporal;
+    const cluster = 'renewed';
+    const world = newWorld();
+    const held = gate();
+    let health: walkeep.ArchiveHealth = 'working';
+    const start = async (bundle?: WorkflowBundle) =>
+      startInstance({ connection: temporal.nativeConnection }, world, {
+        cluster,
+        instance: `${cluster}-1`,
+        pace: { archivingReport: 2 },
+        archiving: async () => archiveReport(`${cluster}-1`, { health }),
+        copy: async ({ backupName }, { signal }) => {
+          if (backupName === 'long') await held.passed(signal);
+          return copied(backupName);
+        },
+        ...(bundle && { bundle }),
+      });
+    const keeperId = walkeep.clusterWorkflowId('default', cluster);
+    const keeper = client.workflow.getHandle(keeperId);
+    const apply = async (...backups: string[]) =>
+      client.workflow.executeUpdateWithStart(walkeep.applyUpdate, {
+        args: [
+          {
+            cluster: clusterManifest(cluster),
+            backups: backups.map((name) => backupManifest(name, cluster)),
+          },
+        ],
+        startWorkflowOperation: new WithStartWorkflowOperation(walkeep.WORKFLOW.cluster, {
+          workflowId: keeperId,
+          taskQueue: walkeep.WORKFLOW_QUEUE,
+          workflowIdConflictPolicy: 'USE_EXISTING',
+          args: [clusterManifest(cluster)],
+        }),
+      });
+    const phases = async (): Promise<Record<string, string>> => {
+      const { backups } = await keeper.query(walkeep.clusterStatusQuery);
+      return Object.fromEntries(backups.map(({ name, phase }) => [name, phase]));
+    };
+
+    const before = await start(old);
+    await apply('short', 'long', 'queued');
+    await eventually('the second Backup is copied', () =>
+      world.story.some((line) => line.includes('copy long')),
+    );
+    await eventually('archiving is observed', async () =>
+      Boolean((await keeper.query(walkeep.clusterStatusQuery)).archiving),
+    );
+    await before.stop();
+    expect(await patches(keeperId)).toBe(0);
+
+    const after = await start();
+    held.open();
+    await eventually('all Backups have ended', async () => {
+      const known = await phases();
+      return ['short', 'long', 'queued'].every((name) => known[name] === 'completed');
+    });
+    // Each was copied; the one in the middle again at most, since its worker was stopped.
+    expect(world.story.filter((line) => line.includes('copy short'))).toHaveLength(1);
+    expect(await apply('new')).toMatchObject({ objects: expect.arrayContaining([expect.anything()]) });
+    await eventually(
+      'a Backup of the new code has ended',
+      async () => (await phases())['new'] === 'completed',
+    );
+    health = 'failing';
+    await eventually('the keeper hears of archiving', async () =>
+      (await keeper.query(walkeep.clusterStatusQuery)).problems.some((text) => /archiv/i.test(text)),
+    );
+    // No workflow task has failed, which would be tried again for ever.
+    for (const id of [
+      keeperId,
+      ...['short', 'long', 'queued', 'new'].map((name) => walkeep.backupWorkflowId('default', name)),
+    ]) {
+      const { events } = await client.workflow.getHandle(id).fetchHistory();
+      expect(events?.filter((event) => event.workflowTaskFailedEventAttributes)).toEqual([]);
+    }
+    await keeper.terminate();
+    await client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', cluster)).terminate();
+    await after.stop();
+  }, 90_000);
+});
