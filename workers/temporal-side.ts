@@ -2,6 +2,7 @@ import { hostname } from 'node:os';
 import { createBaseBackupActivities, type BaseBackupPorts } from '../activities/base-backup.ts';
 import { createClusterActivities } from '../activities/cluster.ts';
 import { createControlActivities } from '../activities/control.ts';
+import { createHoldActivities } from '../activities/holds.ts';
 import { createRestoreActivities } from '../activities/restore.ts';
 import { createRestoreVerificationActivities } from '../activities/restore-verification.ts';
 import { createRetentionSweepActivities } from '../activities/retention-sweep.ts';
@@ -17,6 +18,7 @@ import { createAuditPorts } from './audit-ports.ts';
 import { createCaps } from './caps.ts';
 import { createClusterPorts } from './cluster-ports.ts';
 import { createControlPorts } from './control-ports.ts';
+import { createHoldPorts } from './hold-ports.ts';
 import type { Instance } from './instance.ts';
 import type { Log } from './log.ts';
 import {
@@ -149,6 +151,7 @@ function createInstanceActivities(parts: TemporalSideParts, askServer: () => Pro
   });
   return {
     ...clusterActivities,
+    ...createHoldActivities(createHoldPorts(resolver)),
     ...createScheduleActivities(
       createSchedulePorts({
         state,

@@ -21,6 +21,7 @@ import {
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import type { BaseBackupActivities } from '../activities/base-backup.ts';
 import type { ClusterActivities } from '../activities/cluster.ts';
+import type { HoldActivities } from '../activities/holds.ts';
 import type { ScheduleActivities } from '../activities/schedules.ts';
 import { isBackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
@@ -292,6 +293,8 @@ class Keeper {
         return this.#convergeSchedules();
       case 'slots':
         return this.#auditSlots(work);
+      case 'hold':
+        return this.#hold(work);
       case 'gap-backup':
         log.warn('the archive has a hole that nobody can fill: a base backup begins a new window');
         this.state = agenda.noteAgenda(keeper.queueGapBackup(state, work.name), { gapBackupAt: now() });
@@ -350,6 +353,26 @@ class Keeper {
       log.warn(`the schedules could not be made true; it is tried again: ${String(error)}`);
       const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
       this.state = agenda.noteAgenda(this.state, { schedulesNotBefore: later });
+    }
+  }
+
+  async #hold({ name, backupId, reason }: Extract<agenda.DueWork, { kind: 'hold' }>): Promise<void> {
+    const { holdBackup } = proxyActivities<HoldActivities>({
+      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
+      summary: reason === null ? `release ${name}` : `hold ${name}: ${reason}`,
+      scheduleToStartTimeout: '1 minute',
+      startToCloseTimeout: '2 minutes',
+      scheduleToCloseTimeout: '5 minutes',
+    });
+    const reference = { namespace: this.#namespace, cluster: this.#name, manifest: this.state.manifest };
+    try {
+      await holdBackup({ ...reference, backupName: name, backupId, reason });
+      this.state = keeper.noteHold(this.state, name, reason);
+    } catch (error) {
+      rethrowCancellation(error);
+      log.warn(`the hold of ${name} could not be made true; it is tried again: ${String(error)}`);
+      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
+      this.state = agenda.noteAgenda(this.state, { holdsNotBefore: later });
     }
   }
 

@@ -3,7 +3,7 @@ import { fingerprint } from '../core/fingerprint.ts';
 import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
 import { scheduleOf } from '../manifests/schedule.ts';
 import type { SlotNews } from './interface.ts';
-import { LIMITS, type Agenda, type KeeperState, type KnownSchedule } from './keeper-state.ts';
+import { LIMITS, unmadeHolds, type Agenda, type KeeperState, type KnownSchedule } from './keeper-state.ts';
 
 /** How often the keeper does things. In ms. */
 export interface KeeperPace {
@@ -20,6 +20,12 @@ export type DueWork =
   | { readonly kind: 'audit'; readonly readsWal: boolean }
   | { readonly kind: 'gap-backup'; readonly name: string }
   | { readonly kind: 'verification'; readonly name: string }
+  | {
+      readonly kind: 'hold';
+      readonly name: string;
+      readonly backupId: string;
+      readonly reason: string | null;
+    }
   | { readonly kind: 'slots'; readonly schedule: string; readonly since: string; readonly until: string };
 
 const HOUR = 3_600_000;
@@ -84,6 +90,7 @@ function plannedWork(state: KeeperState, now: number, pace: KeeperPace): Planned
   if (!state.manifest.spec.backup?.barmanObjectStore || !ready) return [];
   return [
     ...plannedSchedules(state, now),
+    ...plannedHolds(state, now),
     ...plannedGapBackup(state, now),
     plannedAudit(state, now, pace),
     plannedSweep(state, pace),
@@ -104,6 +111,11 @@ function plannedSchedules(state: KeeperState, now: number): PlannedWork[] {
   return none || same
     ? []
     : [{ work: { kind: 'schedules' }, at: Math.max(now, time(agenda.schedulesNotBefore)) }];
+}
+
+function plannedHolds(state: KeeperState, now: number): PlannedWork[] {
+  const at = Math.max(now, time(state.agenda?.holdsNotBefore));
+  return unmadeHolds(state).map((hold) => ({ work: { kind: 'hold', ...hold }, at }));
 }
 
 function plannedGapBackup(state: KeeperState, now: number): PlannedWork[] {

@@ -73,6 +73,8 @@ export interface Agenda {
   readonly schedulesNotBefore?: string;
   /** Schedules that were made, also of ScheduledBackups that are gone. */
   readonly knownSchedules?: readonly string[];
+  /** When holds are tried again, after one could not be made true. */
+  readonly holdsNotBefore?: string;
   /** The last Backup that was asked for because the archive has a hole. */
   readonly gapBackupAt?: string;
 }
@@ -101,10 +103,16 @@ export interface QueuedBackup {
   readonly startedAt?: string;
   /** Whether its workflow was started. */
   readonly begun: boolean;
+  /** What `walkeep.io/hold` on it says. */
+  readonly hold?: string;
 }
 
 export interface EndedBackup extends KnownBackup {
   readonly fingerprint: string;
+  /** What `walkeep.io/hold` on it says … */
+  readonly hold?: string;
+  /** … and what was made true in the repository; `''`: nothing is held, absent: not known. */
+  readonly held?: string;
 }
 
 /** Together these keep the state below 64 KiB. */
@@ -226,10 +234,13 @@ function applyBackup(
   }
   const print = fingerprint(backup.spec);
   const known = [...state.backups, ...state.ended].find((one) => one.name === name);
+  const hold = backup.metadata.annotations['walkeep.io/hold'];
   if (known) {
     // Started by hand, it was never declared: the name is taken all the same.
-    if (known.fingerprint === print || known.fingerprint === '')
-      return { state, object: { kind: 'Backup', name, outcome: 'unchanged' } };
+    if (known.fingerprint === print || known.fingerprint === '') {
+      const outcome = known.hold === hold ? 'unchanged' : 'configured';
+      return { state: withHold(state, name, hold), object: { kind: 'Backup', name, outcome } };
+    }
     throw refused(
       `Backup "${name}": field "spec": a BackupSpec is immutable once it was applied; give the new one another name`,
     );
@@ -245,11 +256,37 @@ function applyBackup(
     phase: 'pending',
     begun: false,
     ...(target && { target }),
+    ...(hold !== undefined && { hold: hold.slice(0, LIMITS.errorCharacters) }),
   };
   return {
     state: { ...state, backups: [...state.backups, queued] },
     object: { kind: 'Backup', name, outcome: 'created' },
   };
+}
+
+/** The annotation may change when nothing else of a Backup may. */
+function withHold(state: KeeperState, name: string, hold: string | undefined): KeeperState {
+  const text = hold?.slice(0, LIMITS.errorCharacters);
+  const put = <Backup extends { readonly name: string; readonly hold?: string }>(one: Backup): Backup => {
+    if (one.name !== name || one.hold === text) return one;
+    const { hold: _before, ...rest } = one;
+    return { ...rest, ...(text !== undefined && { hold: text }) } as Backup;
+  };
+  return { ...state, backups: state.backups.map(put), ended: state.ended.map(put) };
+}
+
+/** Completed Backups whose annotation is not true in the repository yet. */
+export function unmadeHolds(state: KeeperState): { name: string; backupId: string; reason: string | null }[] {
+  return state.ended.flatMap(({ name, phase, backupId, hold, held }) => {
+    const isMade = held === (hold ?? '');
+    if (phase !== 'completed' || backupId === undefined || isMade) return [];
+    return [{ name, backupId, reason: hold ?? null }];
+  });
+}
+
+export function noteHold(state: KeeperState, name: string, reason: string | null): KeeperState {
+  const ended = state.ended.map((one) => (one.name === name ? { ...one, held: reason ?? '' } : one));
+  return { ...state, ended };
 }
 
 /** A worker reported itself. The revision grows past what a worker holds that knew an earlier keeper. */
@@ -297,6 +334,10 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
     return { ...state, backups };
   }
   const earlier = state.ended.find((one) => one.name === name);
+  // One that was applied and had ended long before: whether its annotation was taken back meanwhile is not known.
+  const isOld = queued !== undefined && queued.phase === 'pending' && status.phase === 'completed';
+  const hold = queued?.hold ?? earlier?.hold;
+  const held = isOld ? undefined : (earlier?.held ?? '');
   const ended: EndedBackup = {
     name,
     fingerprint: queued?.fingerprint ?? earlier?.fingerprint ?? '',
@@ -305,6 +346,8 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
     ...(status.startedAt !== undefined && { startedAt: status.startedAt }),
     ...(status.stoppedAt !== undefined && { stoppedAt: status.stoppedAt }),
     ...(status.error !== undefined && { error: status.error.slice(0, LIMITS.errorCharacters) }),
+    ...(hold !== undefined && { hold }),
+    ...(held !== undefined && { held }),
   };
   const stoppedAt = status.stoppedAt ?? at;
   const last = status.phase === 'completed' ? 'lastSuccessfulBackup' : 'lastFailedBackup';
@@ -323,6 +366,8 @@ export function queueGapBackup(state: KeeperState, name: string): KeeperState {
     name,
     fingerprint: '',
     method: 'barmanObjectStore',
+    // From a standby it would begin at the last restartpoint there, which may lie before the hole.
+    target: 'primary',
     phase: 'pending',
     begun: false,
   };

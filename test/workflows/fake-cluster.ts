@@ -17,6 +17,7 @@ import {
 } from '../../activities/cluster.ts';
 import { createControlActivities } from '../../activities/control.ts';
 import { failureInterceptor } from '../../activities/failure.ts';
+import { createHoldActivities } from '../../activities/holds.ts';
 import { createRestoreActivities, type RestorePorts } from '../../activities/restore.ts';
 import { createScheduleActivities, createScheduleLookup } from '../../activities/schedules.ts';
 import {
@@ -300,6 +301,10 @@ export async function startInstance(
       ...fake.audit,
     }),
     ...createRetentionSweepActivities(sweepPorts),
+    ...createHoldActivities({
+      setHold: async ({ backupName, reason }) =>
+        void world.story.push(`${instance}: ${reason === null ? 'release' : 'hold'} ${backupName}`),
+    }),
     ...fake.activities,
   };
   const common = {

@@ -181,6 +181,22 @@ describe('the keeper', () => {
     await eventually('the sweep ran', async () => world.story.some((line) => line.includes('sweep')));
   });
 
+  it('D1: a Backup that is annotated with a hold is held when it has ended, and released with the annotation', async () => {
+    const world = newWorld();
+    await instance(world, { cluster: 'held', instance: 'held-1' });
+    const plain = backupManifest('held-b', 'held');
+    const annotated = {
+      ...plain,
+      metadata: { ...plain.metadata, annotations: { 'walkeep.io/hold': 'before the migration' } },
+    };
+    await apply('held', { cluster: clusterManifest('held'), backups: [annotated] });
+    await eventually('it is held', () => world.story.includes('held-1: hold held-b'));
+    expect((await apply('held', { backups: [annotated] })).objects[0]?.outcome).toBe('unchanged');
+    expect((await apply('held', { backups: [plain] })).objects[0]?.outcome).toBe('configured');
+    await eventually('it is released', () => world.story.includes('held-1: release held-b'));
+    expect(world.story.filter((line) => line.includes('copy'))).toHaveLength(1);
+  });
+
   it('A6: a hole that nobody can fill asks for a Backup by itself, once', async () => {
     const world = newWorld();
     await instance(world, {
