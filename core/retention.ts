@@ -10,11 +10,7 @@ import { timelineOf } from './segment.ts';
 import { growTimelineTree, type TimelineTree } from './timeline-tree.ts';
 
 export type {
-  KeepRules,
   PlannedBackup,
-  PlannedHistory,
-  PlannedSegmentFile,
-  PlannedWal,
   RetentionBackup,
   RetentionFacts,
   RetentionPlan,
@@ -207,16 +203,19 @@ function dieWithChildren(
   backups: readonly RetentionBackup[],
 ): PlannedBackup[] {
   const result = new Map(decided.map((one) => [one.backupId, one]));
-  const parents = new Map(backups.map(({ backupId, parentBackupId }) => [backupId, parentBackupId]));
+  const byId = new Map(backups.map((backup) => [backup.backupId, backup]));
   for (const { backupId, decision, dueAt } of decided) {
     if (decision === 'delete') continue;
     const seen = new Set<string>();
-    for (let id = parents.get(backupId); id !== undefined && !seen.has(id); id = parents.get(id)) {
+    const parentOf = (id: string) => byId.get(id)?.parentBackupId;
+    for (let id = parentOf(backupId); id !== undefined && !seen.has(id); id = parentOf(id)) {
       seen.add(id);
       const parent = result.get(id);
-      if (parent?.decision !== 'delete') continue;
+      // what is half gone already is no use to anybody
+      if (parent?.decision !== 'delete' || byId.get(id)?.deletionBegan === true) continue;
       const reasons = [...parent.reasons, `backup ${backupId}, which is built on it, has to go first`];
-      result.set(id, { backupId: id, decision: 'wait', reasons, ...(dueAt === undefined ? {} : { dueAt }) });
+      const waiting = byId.get(id)?.tombstonedAt === undefined ? 'mark' : 'wait';
+      result.set(id, { backupId: id, decision: waiting, reasons, ...(dueAt === undefined ? {} : { dueAt }) });
     }
   }
   return [...result.values()];
