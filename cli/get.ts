@@ -12,6 +12,7 @@ import {
   type ClusterStatus,
 } from '../workflows/interface.ts';
 import { exitCodeFor } from './exit-codes.ts';
+import { getScheduledBackups } from './get-schedules.ts';
 import { getVerifications } from './get-verifications.ts';
 import { findCluster, listClusters, withHost, type Host } from './host.ts';
 import { findBackups, phaseOf, requireNamed, type KnownBackups, type NamedBackup } from './known-backups.ts';
@@ -29,9 +30,10 @@ interface GetOptions {
 /** `walkeep get` */
 export function getCommand(): Command {
   return new Command('get')
-    .summary('list clusters or backups')
+    .summary('list clusters, backups, schedules or verifications')
     .addCommand(getBackups())
     .addCommand(getClusters())
+    .addCommand(getScheduledBackups())
     .addCommand(getVerifications());
 }
 

@@ -24,7 +24,7 @@ const COMMANDS: readonly CommandEntry[] = [
   },
   {
     name: 'get',
-    summary: 'list clusters or backups',
+    summary: 'list clusters, backups, schedules or verifications',
     load: async () => (await import('./get.ts')).getCommand(),
   },
   {
