@@ -94,6 +94,13 @@ function contradictionIn(backup: RetentionBackup, now: number): string | undefin
       return `it ${what} in the future, at ${textOf(time.getTime())}`;
   }
   if (
+    beginTime !== undefined &&
+    endTime !== undefined &&
+    beginTime.getTime() > endTime.getTime() + RECORD_TOLERANCE_MS
+  ) {
+    return `it began at ${textOf(beginTime.getTime())}, and ended before that, at ${textOf(endTime.getTime())}`;
+  }
+  if (
     endTime !== undefined &&
     storedAt !== undefined &&
     endTime.getTime() > storedAt.getTime() + RECORD_TOLERANCE_MS + zone

@@ -121,7 +121,7 @@ describe('over random catalogues', () => {
             const could = reachableTargets(backup, timeline, before, catalogue);
             const can = reachableTargets(backup, timeline, after, catalogue);
             if (!isAlone(backup, plan)) expect(can).toEqual(could);
-            else if (timeline === backup.timeline) expect(can.length > 0).toBe(could.length > 0);
+            else if (timeline === backup.timeline && could.length > 0) expect(can.length).toBeGreaterThan(0);
           }
           // recovery to the latest timeline asks for histories one after the other
           const newest = probedTimeline(backup.timeline ?? 1, before);
@@ -232,7 +232,9 @@ describe('over random catalogues', () => {
     'D4: a sweep that stopped half-way is finished by the next one, which keeps the same backups',
     { timeout: TIMEOUT_MS },
     () => {
-      forEachCatalogue(({ facts, plan }) => {
+      forEachCatalogue(({ catalogue, facts, plan }) => {
+        // a wrong time of a kept backup may be believed when the one that contradicts it is gone
+        if (!catalogue.isHonest) return;
         const gone = idsOf(plan, 'delete');
         // one was deleted, of the others the data, nothing of the WAL
         const [first] = gone;

@@ -492,6 +492,11 @@ describe('what forbids every deletion', () => {
       refused: /was stored before that.*delete it by hand, or put a keep on it/,
     },
     {
+      why: 'D6: a backup that ended before it began',
+      backups: [...good, backup(30, 0.5, { beginTime: ago(0.1) })],
+      refused: /and ended before that/,
+    },
+    {
       why: 'D6: times against the order of the WAL',
       backups: [...good, backup(30, 5)],
       refused: /at-00030: by its times it ended before backup at-00020/,
