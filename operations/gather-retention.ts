@@ -67,6 +67,8 @@ export interface SweepArchive {
   readonly partials: readonly SegmentName[];
   readonly labels: readonly SegmentName[];
   readonly youngFrom: ReadonlyMap<number, bigint>;
+  /** By timeline: when the store got the newest segment of it, in ms. */
+  readonly lastStored: ReadonlyMap<number, number>;
   readonly histories: ReadonlyMap<number, readonly TimelineSwitch[]>;
   readonly doubts: readonly string[];
 }
@@ -179,6 +181,7 @@ export async function readSweepArchive(
   const partials: SegmentName[] = [];
   const labels: SegmentName[] = [];
   const youngFrom = new Map<number, bigint>();
+  const lastStored = new Map<number, number>();
   const doubts: string[] = [];
   for await (const { file, modifiedAt, key } of listWal(r, signal, { withoutHistories: true })) {
     if (file.kind === 'history') continue;
@@ -188,6 +191,7 @@ export async function readSweepArchive(
       const young = youngFrom.get(timeline);
       if (modifiedAt.getTime() > after && (young === undefined || number < young))
         youngFrom.set(timeline, number);
+      lastStored.set(timeline, Math.max(lastStored.get(timeline) ?? 0, modifiedAt.getTime()));
       if (file.kind === 'segment') segments.addNumber(timeline, number);
     } catch (error) {
       if (!isBackupError(error, 'format-invalid')) throw error;
@@ -200,7 +204,7 @@ export async function readSweepArchive(
   const histories = await readHistories(r, signal, (fileName, error) => {
     doubts.push(`${fileName} can't be read, so it is not known what its timeline needs: ${messageOf(error)}`);
   });
-  return { segments, partials, labels, youngFrom, histories, doubts };
+  return { segments, partials, labels, youngFrom, lastStored, histories, doubts };
 }
 
 /** Bytes of a WAL segment, as the repository tells. */
@@ -234,6 +238,7 @@ export function retentionFacts(
     partials: archive.partials,
     labels: archive.labels,
     youngFrom: archive.youngFrom,
+    lastStored: archive.lastStored,
     walHolds,
     ...(rules.policy && { policy: rules.policy }),
     ...(rules.windowMs !== undefined && { windowMs: rules.windowMs }),
