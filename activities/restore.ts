@@ -3,7 +3,7 @@ import type { RecoveryPlan, RecoveryTarget } from '../core/recovery.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import { attached, type AskServer } from './attached.ts';
 import { beatWhile } from './beat-while.ts';
-import type { ClusterReference } from './cluster.ts';
+import type { Caps, ClusterReference } from './cluster.ts';
 
 /** Where a recovery reads from: the name of an external cluster or of an applied cluster, or the place itself. */
 export type RestoreSource = string | Readonly<Record<string, unknown>>;
@@ -22,6 +22,8 @@ export interface RestoreRequest extends ClusterReference {
 export interface PlannedRestore {
   readonly plan: RecoveryPlan;
   readonly sourceUrl: string;
+  /** How many backups may run at once where this restore reads and works; absent: no cap. */
+  readonly caps?: Caps;
 }
 
 export interface RestoreProgress {

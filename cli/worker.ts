@@ -50,7 +50,7 @@ export function workerCommand(): Command {
     )
     .addOption(
       new Option('--queue <name>', 'a further task queue to take work from; may be given several times')
-        .argParser((name: string, before: readonly string[]) => [...before, parseQueue(name)])
+        .argParser((name: string, before: readonly string[]) => [...new Set([...before, parseQueue(name)])])
         .default([], 'none'),
     )
     .addOption(

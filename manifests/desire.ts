@@ -1,4 +1,4 @@
-import { canonicalJson, fingerprint } from '../core/fingerprint.ts';
+import { fingerprint } from '../core/fingerprint.ts';
 import { backupPolicySchema, WALKEEP_API, type BackupPolicyManifest } from './backup-policy.ts';
 import type { ClusterManifest } from './cluster.ts';
 import type { ScheduledBackupManifest } from './scheduled-backup.ts';
@@ -49,9 +49,4 @@ function byName<Named extends { readonly metadata: { readonly name: string } }>(
   named: readonly Named[],
 ): Named[] {
   return named.toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
-}
-
-/** How many bytes a declaration takes as JSON. */
-export function desireText(desire: Desire): string {
-  return canonicalJson(desire);
 }

@@ -101,9 +101,9 @@ async function openBackup(
 ): Promise<{ readonly ask: string } | { readonly backupName: string } | undefined> {
   const notBefore = new Date(slot.getTime() - Math.max(DAY_MS, 2 * deadlineMs + CATCH_UP_MS));
   let read = 0;
-  for await (const earlier of slotsBefore(r, series, slot, notBefore, signal)) {
+  for await (const past of slotsBefore(r, series, slot, notBefore, signal)) {
     if ((read += 1) > MOST_READ) return undefined;
-    const record = await readSlot(r, series, earlier, signal);
+    const record = await readSlot(r, series, past, signal);
     if (record?.backupName === undefined) continue;
     const { backupName, outcome, recordedAt } = record;
     if (await readOutcome(r, backupName, signal)) return undefined;

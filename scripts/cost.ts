@@ -33,7 +33,7 @@ const { values, positionals } = parseArgs({
   options: {
     history: { type: 'boolean' },
     'workflow-id': { type: 'boolean' },
-    instances: { type: 'string', default: '1' },
+    instances: { type: 'string', default: '3' },
     'backup-minutes': { type: 'string', default: '60' },
     'verification-minutes': { type: 'string', default: '60' },
     looks: { type: 'string', default: '20' },

@@ -28,7 +28,29 @@ export function createCaps(
  */
 export function placeOf(manifest: ClusterManifest, hostname: string): string {
   const store = manifest.spec.backup?.barmanObjectStore;
-  if (!store) return `${hostname}/nowhere`;
+  return store ? placeOfStore(store, hostname) : `${hostname}/nowhere`;
+}
+
+/** Where a repository is, in the same words. */
+export interface StoreAddress {
+  readonly destinationPath: string;
+  readonly endpointURL?: string | undefined;
+}
+
+/** As `createCaps`, for a restore: it takes a place where backups would write. */
+export function createRestoreCaps(
+  caps: FleetCaps | undefined,
+  hostname: string,
+): (store: Readonly<Record<string, unknown>>) => Caps | undefined {
+  return ({ destinationPath, endpointURL }) => {
+    if (caps?.perStore === undefined && caps?.perHost === undefined) return undefined;
+    if (typeof destinationPath !== 'string') return undefined;
+    const address = typeof endpointURL === 'string' ? { destinationPath, endpointURL } : { destinationPath };
+    return { ...caps, store: placeOfStore(address, hostname) };
+  };
+}
+
+function placeOfStore(store: StoreAddress, hostname: string): string {
   const destination = parseDestination(store.destinationPath);
   switch (destination.kind) {
     case 'file':

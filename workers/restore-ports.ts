@@ -1,4 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs';
+import type { Caps } from '../activities/cluster.ts';
 import type { RestorePorts, RestoreRequest } from '../activities/restore.ts';
 import { bootstrapRecovery } from '../core/bootstrap-recovery.ts';
 import { BackupError } from '../core/errors.ts';
@@ -34,6 +35,8 @@ export interface RestoreWorkerPorts {
   readonly socketPath: () => string;
   readonly jobs: JobRegistry;
   readonly askServer: () => Promise<void>;
+  /** How many backups may run at once where a restore reads; absent: no cap. */
+  readonly caps?: (store: Readonly<Record<string, unknown>>) => Caps | undefined;
 }
 
 interface Source {
@@ -63,13 +66,14 @@ export function createRestorePorts(worker: RestoreWorkerPorts): RestorePorts {
     targetState: async () => (isFree(worker.pgdata) ? 'empty' : 'occupied'),
 
     plan: (request, signal) =>
-      withSource(request, async ({ target }, repository) => {
+      withSource(request, async ({ target, reference }, repository) => {
         const plan = await planFromRepository(
           repository,
           { target, acceptEnd: request.acceptEnd },
           { signal },
         );
-        return { plan, sourceUrl: repository.url };
+        const caps = worker.caps?.(reference.barmanObjectStore);
+        return { plan, sourceUrl: repository.url, ...(caps && { caps }) };
       }),
 
     perform: (request, { plan, sourceUrl }, { signal, onProgress }) =>

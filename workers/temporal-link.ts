@@ -28,7 +28,7 @@ const CONNECT_EVERY_MS = 5_000;
 const LOOK_EVERY_MS = 10_000;
 const ANSWER_WITHIN_MS = 5_000;
 /** Each report is paid for; what changed is reported at once. */
-export const REPORT_EVERY_MS = 30 * 60_000;
+export const REPORT_EVERY_MS = 60 * 60_000;
 
 /**
  * The way to Temporal: connected for ever again, never a condition of anything that happens on this host. While it is

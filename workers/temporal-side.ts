@@ -15,7 +15,7 @@ import type { StateDirectory } from '../operations/state-directory.ts';
 import { clusterQueue, instanceQueue, WORKFLOW_QUEUE } from '../workflows/interface.ts';
 import type { Archiver } from './archiver.ts';
 import { createAuditPorts } from './audit-ports.ts';
-import { createCaps } from './caps.ts';
+import { createCaps, createRestoreCaps } from './caps.ts';
 import { createClusterPorts } from './cluster-ports.ts';
 import { createControlPorts } from './control-ports.ts';
 import { createHoldPorts } from './hold-ports.ts';
@@ -184,6 +184,7 @@ function createInstanceActivities(parts: TemporalSideParts, askServer: () => Pro
         socketPath,
         jobs,
         askServer,
+        caps: createRestoreCaps(options.caps, hostname()),
       }),
     ),
   };

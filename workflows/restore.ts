@@ -60,7 +60,7 @@ export async function restore(input: walkeep.RestoreInput): Promise<walkeep.Rest
       become({ phase: 'restored' });
       return { outcome: 'already-there' };
     }
-    const planned: PlannedRestore & { readonly caps?: Caps } = await work.planRestore(what);
+    const planned: PlannedRestore = await work.planRestore(what);
     become({ phase: 'restoring', backupId: planned.plan.backupId, endsAt: planned.plan.endsAt });
     const { firstExecutionRunId: runId } = workflowInfo();
     const held = await aheadOfBackups(permits, planned.caps, instance.host);

@@ -118,14 +118,14 @@ function dueTimeOf(schedule: string): Date | undefined {
 }
 
 /** Which cluster a ScheduledBackup is of, where the input does not say. */
-async function clusterOf(namespace: string, scheduledBackup: string): Promise<string> {
+async function clusterOf(namespace: string, name: string): Promise<string> {
   const { findSchedule } = proxyLocalActivities<ScheduleLookup>({
     summary: 'which cluster is it of?',
     startToCloseTimeout: '20 seconds',
     scheduleToCloseTimeout: '5 minutes',
   });
   try {
-    return (await findSchedule({ namespace, scheduledBackup })).cluster;
+    return (await findSchedule({ namespace, scheduledBackup: name })).cluster;
   } catch (error) {
     throw asFailure(error, walkeep.WORKFLOW_QUEUE);
   }

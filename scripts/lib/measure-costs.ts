@@ -6,13 +6,14 @@ import {
   archiveReport,
   clusterManifest,
   newWorld,
+  quiet,
   startInstance,
-  startTemporal,
   type RunningInstance,
 } from '../../test/workflows/fake-cluster.ts';
 import * as walkeep from '../../workflows/interface.ts';
 import { costOf, sumOf, type HistoryEvents, type RunCost } from './billable-actions.ts';
 import type { Measured } from './cost-of-a-day.ts';
+import { startQuietTemporal } from './quiet-temporal.ts';
 
 /** No such thing within a measurement. */
 const NEVER = 1_000_000;
@@ -26,7 +27,8 @@ interface Run {
 
 /** Runs the real workflows on a development server and counts. */
 export async function measureCosts(): Promise<Measured> {
-  const temporal = await startTemporal();
+  quiet();
+  const temporal = await startQuietTemporal();
   const { client, nativeConnection: connection } = temporal;
   const instances: RunningInstance[] = [];
   /** A cluster of its own for each measurement, so that nothing else of it happens meanwhile. */
@@ -36,6 +38,8 @@ export async function measureCosts(): Promise<Measured> {
     const instance: RunningInstance = await startInstance({ connection }, newWorld(), {
       cluster,
       instance: `${cluster}-1`,
+      // One of the process does the workflows of all.
+      queues: instances.length === 0 ? ['workflows', 'cluster', 'instance'] : ['cluster', 'instance'],
       pace: { archivingReport: NEVER, ...others },
       archiving: async () => archiveReport(`${cluster}-1`),
       clusterPorts: { instanceFacts: async () => facts() },
@@ -62,12 +66,12 @@ export async function measureCosts(): Promise<Measured> {
       begin('audits', { audit: 3 }),
     );
 
-    const quiet = await begin('backups', {});
+    const still = await begin('backups', {});
     await settled(client, 'backups');
     const keeper = client.workflow.getHandle(walkeep.clusterWorkflowId('default', 'backups'));
     const idleSeconds = lastTimerSeconds((await keeper.fetchHistory()).events ?? []);
     const instanceReport = await difference(client, 'backups', async () => {
-      await keeper.signal(walkeep.instanceSignal, quiet.facts());
+      await keeper.signal(walkeep.instanceSignal, still.facts());
     });
     const backup = await difference(client, 'backups', async () => {
       await runToItsEnd(client, walkeep.WORKFLOW.scheduledBackup, 'scheduled/default/backups');
@@ -91,7 +95,7 @@ export async function measureCosts(): Promise<Measured> {
     };
   } finally {
     await Promise.all(instances.map((instance) => instance.stop()));
-    await temporal.teardown();
+    await temporal.stop();
   }
 }
 

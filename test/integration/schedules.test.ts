@@ -236,11 +236,16 @@ describe('a server that is stopped and started', () => {
       const suspended = { ...schedule, spec: { ...schedule.spec, suspend: true } };
       const pausedAt = new Date();
       await converge([suspended]);
-      await until('the runs to end', async () => {
-        const counting = await restarted.client();
-        const query = "WorkflowType = 'scheduledBackup' AND ExecutionStatus = 'Running'";
-        return (await counting.workflow.count(query)).count === 0;
-      });
+      // An answer that was lost with the server is asked for again when its time is over.
+      await until(
+        'the runs to end',
+        async () => {
+          const counting = await restarted.client();
+          const query = "WorkflowType = 'scheduledBackup' AND ExecutionStatus = 'Running'";
+          return (await counting.workflow.count(query)).count === 0;
+        },
+        { timeoutMs: 150_000 },
+      );
 
       const all = await records();
       const { spec } = scheduleOf(schedule);

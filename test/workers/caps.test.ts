@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createCaps, placeOf } from '../../workers/caps.ts';
+import { createCaps, createRestoreCaps, placeOf } from '../../workers/caps.ts';
 import { clusterManifest } from '../workflows/fake-cluster.ts';
 
 const writingTo = (barmanObjectStore: object) => clusterManifest('main', { backup: { barmanObjectStore } });
@@ -36,5 +36,14 @@ describe('caps', () => {
     expect(createCaps(undefined, 'db1')(manifest)).toBeUndefined();
     expect(createCaps({}, 'db1')(manifest)).toBeUndefined();
     expect(createCaps({ perHost: 1 }, 'db1')(manifest)).toEqual({ perHost: 1, store: 's3.amazonaws.com/b' });
+  });
+
+  it('a restore takes a place where backups to the same place would write', () => {
+    const store = { destinationPath: 's3://b/elsewhere' };
+    expect(createRestoreCaps({}, 'db1')(store)).toBeUndefined();
+    expect(createRestoreCaps({ perStore: 8 }, 'db1')(store)).toEqual(
+      createCaps({ perStore: 8 }, 'db1')(manifest),
+    );
+    expect(createRestoreCaps({ perStore: 8 }, 'db1')({})).toBeUndefined();
   });
 });

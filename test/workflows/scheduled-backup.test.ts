@@ -379,12 +379,12 @@ describe('Schedules in Temporal', () => {
       ['con-a', 'deleted'],
       ['never-was', 'deleted'],
     ]);
-    await expect(describeSchedule('con-a')).rejects.toThrow();
+    await expect(describeSchedule('con-a')).rejects.toThrow(/not found/i);
     await eventually('the list to be up to date', async () => {
       const told = await converge('converging', []);
       return told.length === 1 && told[0]!.outcome === 'deleted';
     });
-    await expect(describeSchedule('con-b')).rejects.toThrow();
+    await expect(describeSchedule('con-b')).rejects.toThrow(/not found/i);
   });
 
   it('F7: of somebody else, with an id of ours, are never touched, and that is a problem', async () => {
