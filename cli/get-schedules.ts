@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { stringify } from 'yaml';
-import { messageOf } from '../core/errors.ts';
+import { isBackupError, messageOf } from '../core/errors.ts';
 import { nextSlots, rfc3339, type SlotTimes } from '../core/slots.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { scheduleOf } from '../manifests/schedule.ts';
@@ -10,6 +10,7 @@ import { openClusterRepository } from '../operations/open-repository.ts';
 import type { Repository } from '../repository/repository.ts';
 import { readSeries, readSlot, slotsBefore, type SlotRecord } from '../repository/slots.ts';
 import { clusterWorkflowId, desireQuery } from '../workflows/interface.ts';
+import { exitCodeFor } from './exit-codes.ts';
 import { listClusters, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
 import { formatAge, formatTable, note } from './output.ts';
@@ -76,7 +77,10 @@ async function readOf(host: Host, namespace: string, cluster: ClusterManifest): 
     for (const manifest of schedules) listed.push(await withSlots(manifest, repository));
     return listed;
   } catch (error) {
-    note(`walkeep: the slots of ${cluster.metadata.name} are not known: ${messageOf(error)}`);
+    const why = isBackupError(error) ? `${error.message}; ${error.hint}` : messageOf(error);
+    note(`walkeep: the slots of ${cluster.metadata.name} are not known: ${why}`);
+    // What was declared is shown, and is no success: scripts decide by outcomes.
+    process.exitCode = exitCodeFor(error);
     return schedules.map((manifest) => ({ manifest, ...nextOf(manifest, undefined) }));
   } finally {
     await repository?.close();

@@ -6,13 +6,14 @@ import type {
   RecordOutcomeInput,
 } from '../activities/base-backup.ts';
 import type { BackupStatus } from '../core/backup-status.ts';
-import { isBackupError } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
 import { formatLsn } from '../core/lsn.ts';
 import { parseRate } from '../core/rate.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import type { BackupCounts } from '../operations/metrics.ts';
 import { codecOf, openRepository, resolveClusterAccess } from '../operations/open-repository.ts';
+import { unlessRotated } from '../operations/rotated-secret.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
 import {
   confirmBackup,
@@ -64,6 +65,9 @@ export function createBackupPorts(worker: BackupWorkerPorts): {
         walkeepVersion: worker.version,
       };
       return await work(ports, repository);
+    } catch (error) {
+      const resolve = () => resolveClusterAccess(manifest, worker.resolver);
+      throw await unlessRotated(error, access, resolve, 'backup-interrupted');
     } finally {
       await repository.close();
     }
@@ -97,10 +101,13 @@ export function createBackupPorts(worker: BackupWorkerPorts): {
       ),
 
     record: (input, signal) =>
-      withRepository(input, async (opened, repository) => ({
-        ...(await recordBackup(opened, input.copied, { signal })),
-        ...placeOf(input, repository),
-      })),
+      withRepository(input, async (opened, repository) => {
+        await requireNameFree(repository, input, signal);
+        return {
+          ...(await recordBackup(opened, input.copied, { signal })),
+          ...placeOf(input, repository),
+        };
+      }),
 
     discard: (backup, backupId) => withRepository(backup, (opened) => discardBackup(opened, backupId)),
 
@@ -150,6 +157,29 @@ async function findOutcome(
     ({ info }) => info?.backupName === backup.backupName && info.status === 'DONE',
   );
   return recorded?.info ? { ...statusOf(recorded.info), ...placeOf(backup, repository) } : status;
+}
+
+/**
+ * A name counts once, also for two runs that were started under different workflow ids (F1).
+ *
+ * @throws BackupError `already-exists`
+ */
+async function requireNameFree(
+  repository: Repository,
+  { backupName, copied }: CopiedBackupInput,
+  signal: AbortSignal,
+): Promise<void> {
+  const entries = await listBackups(repository, signal);
+  const other = entries.find(
+    ({ backupId, info }) =>
+      info?.backupName === backupName && info.status === 'DONE' && backupId !== copied.backupId,
+  );
+  if (!other) return;
+  throw new BackupError(
+    'already-exists',
+    `the Backup "${backupName}" was completed meanwhile, by another run, as ${other.backupId}`,
+    { hint: 'nothing of this run was kept; a Backup has a name of its own' },
+  );
 }
 
 function statusOf(info: BackupInfo): BackupStatus {

@@ -19,6 +19,7 @@ import {
 } from '../operations/recovery-file.ts';
 import { planFromRepository } from '../operations/recovery-plan.ts';
 import { RESTORE_MARKER } from '../operations/restore-targets.ts';
+import { unlessRotated } from '../operations/rotated-secret.ts';
 import { restore, type RestoredBackup } from '../operations/restore.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
 import type { StateDirectory } from '../operations/state-directory.ts';
@@ -55,6 +56,9 @@ export function createRestorePorts(worker: RestoreWorkerPorts): RestorePorts {
     const repository = openRepository(access);
     try {
       return await work({ ...source, access }, repository);
+    } catch (error) {
+      const resolve = () => resolveReference(source.reference, worker.resolver);
+      throw await unlessRotated(error, access, resolve, 'restore-interrupted');
     } finally {
       await repository.close();
     }

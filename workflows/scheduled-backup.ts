@@ -290,7 +290,8 @@ function work(request: Request, summary: string, deadline: number) {
     summary,
     startToCloseTimeout: '2 minutes',
     scheduleToCloseTimeout: Math.max(60_000, deadline - Date.now()),
-    heartbeatTimeout: '1 minute',
+    // An answer that is lost with the server is asked for again this soon: the next slot may be near.
+    heartbeatTimeout: '20 seconds',
     retry: { initialInterval: '2 seconds', maximumInterval: '1 minute' },
   });
 }

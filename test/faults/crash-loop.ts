@@ -94,7 +94,7 @@ class CrashLoop {
     const help = await this.#site.machine.succeed('help');
     this.#commands = OPTIONAL_COMMANDS.filter((name) => new RegExp(`^ +${name}\\b`, 'm').test(help));
     this.#load = await startLoad(this.#site.postgres, { transactionsPerSecond: 30 });
-    await this.#startWorker();
+    await this.#startWorker({});
     await this.#worker?.waitUntilReady();
     // One that counts from the beginning: everything is replayed onto it.
     await this.#site.backup('soak-first');

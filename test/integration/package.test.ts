@@ -56,10 +56,13 @@ describe('the package', () => {
     expect(fetch.code).toBe(200);
   });
 
-  it('brings the workflows as one bundle', async () => {
+  it('brings the workflows as one bundle, and as one for encrypted failures', async () => {
     const check = `import { workflowSource } from '${join(root, 'dist/workers/workflow-bundle.js')}';
-      console.log(Object.keys(workflowSource()).join());`;
+      import { failureConverterPath } from '${join(root, 'dist/workers/payload-codec.js')}';
+      const sources = [workflowSource(), workflowSource({ encrypted: true })];
+      console.log(sources.map((source) => Object.keys(source).join()).join(), sources[0].workflowBundle.codePath !== sources[1].workflowBundle.codePath);
+      console.log(Object.keys(await import(failureConverterPath())).join());`;
     const stdout = await runSuccessfully(process.execPath, ['--input-type=module', '--eval', check]);
-    expect(stdout.trim()).toBe('workflowBundle');
+    expect(stdout.trim().split('\n')).toEqual(['workflowBundle,workflowBundle true', 'failureConverter']);
   });
 });

@@ -89,7 +89,9 @@ describe('the record of a slot', () => {
 
   it('S2: a schedule’s name can’t leave the folder', async () => {
     for (const name of ['..', 'a/b', '']) {
-      await expect(readSlot(open(), name, new Date(0), signal)).rejects.toThrow(/not a name inside a repository/);
+      await expect(readSlot(open(), name, new Date(0), signal)).rejects.toThrow(
+        /not a name inside a repository/,
+      );
     }
   });
 });
