@@ -5,6 +5,11 @@ const SECOND_MS = 1000;
 /** Folders whose tests start servers, or break them. */
 const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**'];
 
+/** Stories of many minutes in which faults follow each other: scripts/conformance runs them. */
+const LONG = ['slots', 'sweep', 'sweep-and-proof'].map((name) => `test/faults/${name}.test.ts`);
+
+const SERVERS = { testTimeout: 180 * SECOND_MS, hookTimeout: 180 * SECOND_MS };
+
 export default defineConfig({
   test: {
     // A process for each file: the native core of Temporal and a test's children end with it.
@@ -27,12 +32,13 @@ export default defineConfig({
         test: {
           name: 'integration',
           include: WITH_SERVERS.map((folder) => `${folder}/*.test.ts`),
-          testTimeout: 180 * SECOND_MS,
-          hookTimeout: 180 * SECOND_MS,
+          exclude: LONG,
+          ...SERVERS,
           // CI's machine is shared and noisy, and these wait for real servers. What needs it is shown in the report.
           retry: process.env['CI'] === undefined ? 0 : 1,
         },
       },
+      { extends: true, test: { name: 'long', include: LONG, ...SERVERS } },
     ],
   },
 });

@@ -264,7 +264,12 @@ describe('F6: 60 days with outages, two changes of the clock and long runs', () 
           // What began late began at the end of an outage: one each.
           const late = backups.filter(({ slot, from }) => from > slot);
           expect(new Set(late.map(({ from }) => from)).size).toBe(late.length);
-          for (const { slot, from } of late) expect(whenAllAreThere(slot)).toBe(from);
+          for (const { slot, from } of late) {
+            expect(whenAllAreThere(slot)).toBe(from);
+            // The newest that was due by then
+            const next = slots.find((one) => one.getTime() > slot);
+            expect(next?.getTime() ?? Number.POSITIVE_INFINITY).toBeGreaterThan(from);
+          }
           // Nothing that could have run is called missed.
           for (const [slot, { outcome }] of records) {
             if (whenAllAreThere(slot) === slot) expect(outcome).not.toBe('missed');

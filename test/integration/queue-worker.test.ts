@@ -86,7 +86,7 @@ describeEachMajor(
         apiVersion: 'walkeep.io/v1',
         kind: 'BackupPolicy',
         metadata: { name: 'elsewhere' },
-        spec: { clusters: ['main'], retention: { queue: 'deletion', keep: { minimum: 1 } } },
+        spec: { clusters: ['main'], retention: { queue: 'deletion' } },
       });
       await until(
         'the policy to be on the host',
