@@ -9,8 +9,13 @@ import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { createRestoreVerificationActivities } from '../activities/restore-verification.ts';
 import { BackupError } from '../core/errors.ts';
+import type { SweepReport } from '../core/sweep-report.ts';
+import type { Verification } from '../core/verification.ts';
+import { JobRegistry } from '../operations/job-registry.ts';
 import { walkeepVersion } from '../cli/version.ts';
+import { scheduledBackupSchema } from '../manifests/scheduled-backup.ts';
 import {
   archiveReport,
   backupManifest,
@@ -34,11 +39,20 @@ const { client } = temporal;
 const world = newWorld();
 let health: walkeep.ArchiveHealth = 'working';
 const held = gate();
+const AT = new Date().toISOString();
 const worker = await startInstance({ connection: temporal.nativeConnection }, world, {
   cluster: 'recorded',
   instance: 'recorded-1',
   pace: { archivingReport: 2 },
   archiving: async () => archiveReport('recorded-1', { health }),
+  sweep: { plan: async () => ({ report: emptySweep(), hasWork: true }), perform: async () => emptySweep() },
+  activities: createRestoreVerificationActivities({
+    jobs: new JobRegistry(),
+    askServer: async () => {},
+    findRules: async () => undefined,
+    verify: async ({ request }) => ({ verification: verified(request), mayTryAgain: false }),
+    record: async () => {},
+  }),
   copy: async ({ backupName, attempt }, { signal }) => {
     if (backupName === 'cancelled') await held.passed(signal);
     if (backupName === 'retried' && attempt < 3)
@@ -48,10 +62,57 @@ const worker = await startInstance({ connection: temporal.nativeConnection }, wo
   },
 });
 
+function emptySweep(): SweepReport {
+  const counts = { kept: 1, marked: 0, waiting: 0, deletedBackups: 0, deletedWal: 0, deletedBytes: 0 };
+  return { dryRun: false, at: AT, backups: [], wal: [], leftovers: [], warnings: [], counts };
+}
+
+function verified({
+  id,
+  namespace,
+  cluster,
+}: {
+  id: string;
+  namespace: string;
+  cluster: string;
+}): Verification {
+  return {
+    version: 1,
+    id,
+    namespace,
+    cluster,
+    result: 'verified',
+    startedAt: AT,
+    endedAt: AT,
+    host: 'host',
+    instance: 'recorded-1',
+    backupId: '20261124T020000',
+    target: { kind: 'end' },
+    walkeepVersion: '0',
+    checks: [{ name: 'target', result: 'passed' }],
+    warnings: [],
+  };
+}
+
+/** Workflows that end by themselves, with what a person would start them with. */
+const ORCHESTRATED = [
+  [walkeep.WORKFLOW.scheduledBackup, 'scheduled-by-hand', { cluster: 'recorded' }],
+  [walkeep.WORKFLOW.retentionSweep, walkeep.sweepWorkflowId('default', 'by-hand'), { cluster: 'recorded' }],
+  [walkeep.WORKFLOW.walAudit, walkeep.auditWorkflowId('default', 'by-hand'), { cluster: 'recorded' }],
+  [
+    walkeep.WORKFLOW.restoreVerification,
+    walkeep.verificationWorkflowId('default', 'recorded', 'by-hand'),
+    { cluster: 'recorded' },
+  ],
+] as const;
+
 async function save(name: string, handle: WorkflowHandle): Promise<void> {
   const history = await handle.fetchHistory();
   // What tells of the machine it was recorded on is of no use to a replay.
-  const text = historyToJSON(history).replaceAll(root, '/walkeep/').replaceAll(`@${hostname()}"`, '@host"');
+  const text = historyToJSON(history)
+    .replaceAll(root, '/walkeep/')
+    .replaceAll(`@${hostname()}"`, '@host"')
+    .replaceAll(`@${hostname()}-`, '@host-');
   await writeFile(`${folder}${prefix}-${name}.json`, `${text}\n`);
   process.stdout.write(`${prefix}-${name}.json: ${history.events?.length ?? 0} events\n`);
 }
@@ -65,6 +126,14 @@ try {
   const input: walkeep.ApplyInput = {
     cluster: clusterManifest('recorded'),
     backups: [backupManifest('applied', 'recorded'), backupManifest('applied-next', 'recorded')],
+    scheduledBackups: [
+      scheduledBackupSchema.parse({
+        apiVersion: 'postgresql.cnpg.io/v1',
+        kind: 'ScheduledBackup',
+        metadata: { name: 'recorded-nightly' },
+        spec: { schedule: '0 0 2 * * *', cluster: { name: 'recorded' } },
+      }),
+    ],
   };
   const apply = () =>
     client.workflow.executeUpdateWithStart(walkeep.applyUpdate, {
@@ -109,6 +178,12 @@ try {
   });
   await restore.result();
   await save('restore-completed', restore);
+
+  for (const [type, id, given] of ORCHESTRATED) {
+    const handle = await start(type, id, given);
+    await handle.result();
+    await save(`${type.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}-completed`, handle);
+  }
 
   const archiving = client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', 'recorded'));
   health = 'failing';

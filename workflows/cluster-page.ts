@@ -57,7 +57,7 @@ function facts(status: ClusterStatus, state: KeeperState): string {
           ? `${sweep.at}: ${sweep.counts.deletedBackups} deleted, ${sweep.counts.waiting + sweep.counts.marked} marked, ${sweep.counts.kept} kept`
           : `${sweep.at}: nothing, ${sweep.refused}`),
     ],
-    ['archiving', archiving && `${archiving.health} on ${archiving.instance}`],
+    ['archiving', archiving && `${archiving.health} on ${archiving.instance} (as of ${archiving.at})`],
     [
       'last archived',
       archiving?.lastArchived && `${archiving.lastArchived} at ${archiving.lastArchivedAt ?? '?'}`,

@@ -19,7 +19,7 @@ describeWith(['temporal', 'versitygw'], 'a crash loop', () => {
     const tally = await runCrashLoop({
       durationMs: minutes * 60_000,
       seed,
-      restores: report ? 12 : 3,
+      restores: report ? 12 : 2,
       ...(report && { log: (line: string) => console.log(`${new Date().toISOString()} ${line}`) }),
     });
     if (report) writeFileSync(report, `${JSON.stringify(tally, null, 2)}\n`);

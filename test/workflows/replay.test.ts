@@ -12,7 +12,8 @@ const files = readdirSync(folder).filter((name) => name.endsWith('.json'));
 
 describe('recorded histories', () => {
   it('there is one for every workflow', () => {
-    for (const workflow of ['cluster', 'wal-archiving', 'base-backup', 'restore']) {
+    const orchestrated = ['scheduled-backup', 'retention-sweep', 'wal-audit', 'restore-verification'];
+    for (const workflow of ['cluster', 'wal-archiving', 'base-backup', 'restore', ...orchestrated]) {
       expect(files.some((name) => name.includes(workflow))).toBe(true);
     }
   });
