@@ -25,6 +25,7 @@ const CODES: Partial<Record<ErrorCode, number>> = {
   'manifest-invalid': EXIT.manifestRefused,
   'cluster-unknown': EXIT.unknownObject,
   'backup-unknown': EXIT.unknownObject,
+  'schedule-unknown': EXIT.unknownObject,
   'object-missing': EXIT.unknownObject,
   'temporal-unavailable': EXIT.temporal,
   'agent-unavailable': EXIT.temporal,
