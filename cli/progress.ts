@@ -19,6 +19,11 @@ const PHASES: Readonly<Record<string, string>> = {
   stopping: 'ending backup mode',
   'waiting-for-wal': 'waiting for the last WAL',
   verifying: 'looking again at what was stored',
+  replaying: 'PostgreSQL replays WAL',
+  manifest: 'comparing every file with its manifest',
+  checking: 'asking the restored database',
+  pages: 'reading the checksum of every page',
+  cleaning: 'removing the copy',
 };
 
 /** What a phase is, for people. */

@@ -74,11 +74,22 @@ function intervals({ audit }: ClusterStatus): string[] {
   if (!audit || audit.intervals.length === 0) return [];
   const rows = audit.intervals
     .toReversed()
-    .map((one) => [one.fromTime, one.toTime, String(one.timeline), one.backupId, one.lastSegment]);
+    .map((one) => [
+      inMinutes(one.fromTime),
+      inMinutes(one.toTime),
+      String(one.timeline),
+      one.backupId,
+      one.lastSegment,
+    ]);
   return [
-    `#### Recoverable (as of ${audit.at})`,
+    `#### Recoverable (as of ${inMinutes(audit.at)}, UTC)`,
     table(['from', 'to', 'timeline', 'backup', 'last segment'], rows),
   ];
+}
+
+/** `2026-11-25 06:30`: the page has narrow columns. */
+function inMinutes(time: string | undefined): string | undefined {
+  return time?.slice(0, 16).replace('T', ' ');
 }
 
 function schedules(state: KeeperState): string[] {
