@@ -131,6 +131,8 @@ describeWith('temporal', 'sweeps and proofs by a worker', () => {
     const other = await startWorker({}, 'main-2');
     sweeping.letLeaseRunOut();
     await sweeping.result();
+    // WAL that was young when the first one began may be left to the next one.
+    await sweeping.sweep();
     await sweeping.requireSwept(set);
     await whileAwake(worker.process, sleep(4_000));
     await sweeping.requireSwept(set);
