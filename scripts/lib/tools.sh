@@ -172,6 +172,28 @@ build_versitygw() {
     "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"
 }
 
+# --- libfaketime -----------------------------------------------------------------------------------------------
+
+# What a host has installed is used; else Debian's package is unpacked, which apt has verified. Elsewhere tests of wrong
+# clocks are skipped, and say so.
+install_faketime() {
+  local found
+  for found in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib*/faketime/libfaketimeMT.so.1; do
+    [ ! -e "$found" ] || return 0
+  done
+  [ ! -d "$WALKEEP_CACHE/faketime" ] || return 0
+  if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
+    step "libfaketime, for clocks that are wrong, from Debian" "$WALKEEP_CACHE/logs/faketime.log" \
+      install_once faketime unpack_faketime && return 0
+  fi
+  say "  libfaketime: not to be had here, so what needs wrong clocks is skipped"
+}
+
+unpack_faketime() {
+  (cd "$1" && apt-get download libfaketime && dpkg -x libfaketime_*.deb . && mv usr/lib/*/faketime/libfaketimeMT.so.1 . &&
+    rm -rf usr libfaketime_*.deb && [ -s libfaketimeMT.so.1 ])
+}
+
 # --- tctl ------------------------------------------------------------------------------------------------------
 
 # install_tctl required|optional

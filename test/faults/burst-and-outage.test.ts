@@ -98,7 +98,7 @@ describeWith(['temporal', 'versitygw'], 'a database that writes much', () => {
   });
 
   it('A1, A5, B1, fault 12: a burst of ten times the WAL over a slow way: it falls behind, says so, and catches up', async () => {
-    site.weather.become({ uploadDelayMs: 400 });
+    site.weather.become({ uploadDelayMs: 200 });
     await write(2);
     await archiveOne();
     expect(await waitingByMetrics()).toBeLessThan(5);

@@ -1,12 +1,14 @@
 /** Clocks that are wrong: libfaketime, where this host has it. */
-import { existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { startProcess } from '../support/processes.ts';
 import { giveToServerUser, serverUser } from '../support/server-user.ts';
 import { makeTempDir } from '../support/temp.ts';
+import { repositoryRoot } from '../support/tools.ts';
 import { until } from '../support/wait.ts';
 
 const PLACES = ['/usr/lib', '/usr/lib64', '/usr/local/lib'];
+const TOOLS = join(repositoryRoot, '.walkeep/tools.json');
 const NAME = 'libfaketimeMT.so.1';
 
 /** libfaketime's library for programs with threads, if there is one. */
@@ -15,7 +17,14 @@ export function faketimeLibrary(): string | undefined {
     join(place, 'faketime'),
     ...readdirSync(place).map((name) => join(place, name, 'faketime')),
   ]);
-  return folders.map((folder) => join(folder, NAME)).find((path) => existsSync(path));
+  return [...folders, ...unpacked()].map((folder) => join(folder, NAME)).find((path) => existsSync(path));
+}
+
+/** Where scripts/setup put it, on a host that has none installed. */
+function unpacked(): string[] {
+  if (!existsSync(TOOLS)) return [];
+  const { cache } = JSON.parse(readFileSync(TOOLS, 'utf8')) as { cache?: string };
+  return cache === undefined ? [] : [join(cache, 'faketime')];
 }
 
 /** A wall clock that can be set while programs run; what measures durations is left alone. */

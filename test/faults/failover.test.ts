@@ -226,6 +226,8 @@ describeWith('temporal', 'a cluster whose roles change', () => {
     await two.postgres.psql('CREATE TABLE ballast AS SELECT generate_series(1, 100000) AS n');
     await two.postgres.stop();
     await one.postgres.promote();
+    // A standby begins where its primary had its last checkpoint: before that a backup of it would be on two timelines.
+    await one.postgres.psql('CHECKPOINT');
     const canary = await startCanary(one.postgres, { table: 'canary_one' });
     const { PGHOST, PGPORT } = one.postgres.environment;
     follow(two.postgres, `host=${PGHOST} port=${PGPORT} user=postgres`);

@@ -128,6 +128,8 @@ describeWith(['temporal', 'versitygw'], 'a store that is not at its best', () =>
     const status = await site.machine.walkeep('status', site.cluster);
     expect(status.stdout + status.stderr).toMatch(/archiving fails|failing/i);
     site.weather.become({});
+    // A new segment wakes the archiver, which had given up for a minute.
+    await archiveOne();
     await site.postgres.waitUntilArchived(name, 90_000);
     await until('the keeper to be content', async () => (await alert()) === undefined, {
       timeoutMs: 90_000,
