@@ -357,7 +357,7 @@ class CrashLoop {
 
   /** Goes on beside what comes next; a broken promise is thrown at the end. */
   async #inBackground(work: () => Promise<void>): Promise<void> {
-    if (this.#running.size >= 2) return;
+    if (this.#running.size >= 3) return this.#count('left out, enough was going on');
     const task: Promise<void> = work()
       .catch((error: unknown) => void this.#broken.push(error))
       .finally(() => this.#running.delete(task));

@@ -104,7 +104,7 @@ export function sweepsOf({ client, repository, root }: SweptPlace) {
           judged.flatMap(({ decision, backupId }) => (wanted.includes(decision) ? [backupId] : []));
         const [newest = ''] = decided('keep');
         const marked = decided('mark', 'wait');
-        return marked.length === all.length - 1 && { kept: newest, doomed: marked };
+        return marked.length === all.length - 1 ? { kept: newest, doomed: marked } : undefined;
       });
       // What an attempt needs that began within a day, and has no backup, is out of reach; it may be running.
       makeOld(join(root, 'walkeep', 'attempts'), 3 * 86_400);
