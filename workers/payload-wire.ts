@@ -22,16 +22,16 @@ export function encodePayload({ metadata, data }: Payload): Uint8Array {
 /** @throws Error when these are not the bytes of a payload */
 export function decodePayload(bytes: Uint8Array): Payload {
   const reader = protobuf.Reader.create(bytes);
-  const payload: { metadata: Record<string, Uint8Array>; data?: Uint8Array } = { metadata: {} };
+  const metadata: [name: string, value: Uint8Array][] = [];
+  let data: Uint8Array | undefined;
   while (reader.pos < reader.len) {
     const field = reader.uint32();
-    if (field === tag(METADATA)) {
-      const [name, value] = decodeEntry(reader);
-      payload.metadata[name] = value;
-    } else if (field === tag(DATA)) payload.data = reader.bytes();
+    if (field === tag(METADATA)) metadata.push(decodeEntry(reader));
+    else if (field === tag(DATA)) data = reader.bytes();
     else reader.skipType(field & 7);
   }
-  return payload;
+  // Not assigned one by one: a name may be `__proto__`, which would be taken for the object's prototype.
+  return { metadata: Object.fromEntries(metadata), ...(data && { data }) };
 }
 
 function decodeEntry(reader: protobuf.Reader): [name: string, value: Uint8Array] {

@@ -49,6 +49,8 @@ describe('payloads as Protocol Buffers', () => {
         const written = theirs.encode({ ...payload, later: 'a field of tomorrow' }).finish();
         expect(readable(decodePayload(written))).toEqual(readable(payload));
       }),
+      // A name that an assignment would take for the prototype.
+      { examples: [[{ ['__proto__']: Buffer.from('x'), encoding: Buffer.from('y') }, Buffer.of()]] },
     );
   });
 });
