@@ -1,6 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
-import { policyOf, type Desire, type PolicySpec } from '../manifests/desire.ts';
+import { policyOf, type Besides, type HeldBesides, type PolicySpec } from '../manifests/desire.ts';
 
 /** What an instance is at this moment; `absent` has no data directory (yet), `unknown` could not be asked. */
 export type InstanceRole = 'primary' | 'standby' | 'unknown' | 'absent';
@@ -20,6 +20,12 @@ export interface InstanceFacts {
   readonly searchAttributes: boolean;
   /** How often the keeper is to do things; only where this worker says otherwise. */
   readonly keeperPace?: Pick<Pace, 'sweep' | 'audit' | 'missed'>;
+}
+
+/** An answer to "who is there?". */
+export interface DescribedInstance extends InstanceFacts {
+  /** What this worker holds of an earlier keeper; absent: it never held such things. */
+  readonly held?: HeldBesides;
 }
 
 /** How often things happen; the worker's choice, so that a test can be quick. All in seconds. */
@@ -77,7 +83,7 @@ export interface StoreManifestInput extends ClusterReference {
   readonly manifest: ClusterManifest;
   readonly revision: number;
   /** What is declared besides; what is not among it any more is forgotten. Absent: left as it is. */
-  readonly besides?: Omit<Desire, 'cluster'>;
+  readonly besides?: Besides;
 }
 
 /** What these activities need of the worker's process. */
@@ -86,7 +92,9 @@ export interface ClusterPorts {
     cluster: ClusterReference,
   ): Promise<{ manifest: ClusterManifest; revision: number } | undefined>;
   /** What is declared besides; absent where nothing ever is. */
-  readBesides?(cluster: ClusterReference): Promise<Omit<Desire, 'cluster'>>;
+  readBesides?(cluster: ClusterReference): Promise<Besides>;
+  /** The same, as far as it can be read. */
+  readHeld?(cluster: ClusterReference): Promise<HeldBesides>;
   writeManifest(input: StoreManifestInput): Promise<void>;
   instanceFacts(): Promise<InstanceFacts>;
   /** @param policy the cluster's, or the defaults */
@@ -134,9 +142,10 @@ export function createClusterActivities(ports: ClusterPorts) {
       return ports.instanceFacts();
     },
 
-    /** What this worker's instance is at this moment. */
-    async describeInstance(_cluster: ClusterReference): Promise<InstanceFacts> {
-      return ports.instanceFacts();
+    /** What this worker's instance is at this moment, and what it holds: with Temporal's state lost nobody else knows. */
+    async describeInstance(cluster: ClusterReference): Promise<DescribedInstance> {
+      const held = await ports.readHeld?.(cluster);
+      return { ...(await ports.instanceFacts()), ...(held && { held }) };
     },
   };
 }

@@ -12,7 +12,7 @@ import type { BackupManifest } from '../manifests/backup.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
 import { objectId } from '../manifests/metadata.ts';
-import { readBesides } from '../operations/declared.ts';
+import { forgetWaiting, readWaiting } from '../operations/declared.ts';
 import { readManifestSources } from '../operations/read-manifests.ts';
 import {
   applyUpdate,
@@ -26,6 +26,7 @@ import {
   type ApplyResult,
   type BaseBackupInput,
 } from '../workflows/interface.ts';
+import { refuseDropping, takenOver } from './apply-besides.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
 import { stateOption } from './options.ts';
@@ -226,6 +227,7 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
       running.add(`${namespace}/${cluster}`);
     }
   }
+  if (temporal) await refuseDropping(host, temporal, plan.keepers);
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
     say(
@@ -249,6 +251,11 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
     if (result) {
       sayResult(result, said);
       if (changesManifest(input)) await waitUntilHeld(temporal, namespace, cluster, result.revision);
+      if (isNew) {
+        await forgetWaiting(host.state, namespace, cluster);
+        for (const { kind, name } of await takenOver(temporal, namespace, cluster, result))
+          say(RESOURCE[kind], name, `taken over: a worker of ${cluster} held it`);
+      }
     } else {
       await keepForLater(host, cluster, input);
       await startBackups(temporal, namespace, cluster, input.backups ?? []);
@@ -261,8 +268,8 @@ function changesManifest({ cluster, policy, scheduledBackups, verifications }: A
 }
 
 /**
- * A new keeper also gets what this host keeps about its cluster: what was applied before the Cluster was, and, when
- * Temporal has lost its state, what the worker here had stored.
+ * A new keeper also gets what was applied on this host before the Cluster was. What workers hold, when Temporal has lost
+ * its state, it asks them for itself.
  */
 async function withWhatIsKept(
   host: Host,
@@ -270,7 +277,7 @@ async function withWhatIsKept(
   cluster: string,
   input: ApplyInput,
 ): Promise<ApplyInput> {
-  const kept = await readBesides(host.state, namespace, cluster);
+  const kept = await readWaiting(host.state, namespace, cluster);
   const scheduledBackups = unlessGiven(kept.schedules, input.scheduledBackups);
   const verifications = unlessGiven(kept.verifications, input.verifications);
   const policy = input.policy ?? kept.policy;

@@ -17,6 +17,15 @@ export interface Desire {
   readonly verifications: readonly ScheduledVerificationManifest[];
 }
 
+/** What is declared about a cluster beside itself. */
+export type Besides = Omit<Desire, 'cluster'>;
+
+/** What a worker holds of it, as far as that can be read. */
+export interface HeldBesides extends Besides {
+  /** Why there may be more: a whole phrase that names the object. */
+  readonly problem?: string;
+}
+
 /** The policy of a cluster that has none: the defaults. */
 export function defaultPolicy(cluster: string): PolicySpec {
   return backupPolicySchema.parse({

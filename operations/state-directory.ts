@@ -71,6 +71,18 @@ export interface Listed<Manifest> {
   readonly problem?: string;
 }
 
+/** The BackupPolicy of one cluster. */
+export interface ClusterPolicy {
+  /** Of the cluster. */
+  readonly metadata: { readonly namespace: string; readonly name: string };
+  readonly policy: BackupPolicyManifest;
+}
+
+const clusterPolicySchema: z.ZodType<ClusterPolicy> = z.object({
+  metadata: z.object({ namespace: z.string(), name: z.string() }),
+  policy: backupPolicySchema,
+});
+
 /** The applied manifests of one kind. */
 export interface ManifestShelf<Manifest extends AnyManifest> {
   /** Writes the manifest, unless the same one is there. */
@@ -102,7 +114,10 @@ export interface StateDirectory {
   readonly backups: ManifestShelf<BackupManifest>;
   readonly scheduledBackups: ManifestShelf<ScheduledBackupManifest>;
   readonly objectStores: ManifestShelf<ObjectStoreManifest>;
+  /** Policies that wait on this host for their clusters to be applied. */
   readonly backupPolicies: ManifestShelf<BackupPolicyManifest>;
+  /** By the name of the CLUSTER: its policy as its keeper declares it. Several workers may share the directory. */
+  readonly clusterPolicies: ManifestShelf<ClusterPolicy>;
   readonly scheduledVerifications: ManifestShelf<ScheduledVerificationManifest>;
   /** Sockets and the like; it is not made here. */
   readonly runDirectory: string;
@@ -119,6 +134,7 @@ export function openStateDirectory(root: string): StateDirectory {
     scheduledBackups: createShelf(root, 'scheduled-backups', scheduledBackupSchema),
     objectStores: createShelf(root, 'object-stores', objectStoreSchema),
     backupPolicies: createShelf(root, 'backup-policies', backupPolicySchema),
+    clusterPolicies: createShelf(root, 'cluster-policies', clusterPolicySchema),
     scheduledVerifications: createShelf(root, 'scheduled-verifications', scheduledVerificationSchema),
     runDirectory: join(root, 'run'),
     createSecret: (secret) => createSecret(root, secret),

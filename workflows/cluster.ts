@@ -1,6 +1,5 @@
 import {
   allHandlersFinished,
-  ApplicationFailure,
   CancellationScope,
   ChildWorkflowFailure,
   condition,
@@ -8,29 +7,33 @@ import {
   getExternalWorkflowHandle,
   isCancellation,
   log,
-  ParentClosePolicy,
   patched,
-  proxyActivities,
   setCurrentDetails,
   setHandler,
   sleep,
-  startChild,
-  WorkflowIdReusePolicy,
   workflowInfo,
 } from '@temporalio/workflow';
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
-import type { BaseBackupActivities } from '../activities/base-backup.ts';
-import type { ClusterActivities } from '../activities/cluster.ts';
-import type { HoldActivities } from '../activities/holds.ts';
-import type { ScheduleActivities } from '../activities/schedules.ts';
-import { isBackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { archivingInstance } from './choose-instance.ts';
 import { clusterPage } from './cluster-page.ts';
 import { failure } from './failures.ts';
+import {
+  begin,
+  cancelWorkflow,
+  ignore,
+  now,
+  outcomeErrands,
+  refusing,
+  rethrowCancellation,
+  workerErrands,
+  type Own,
+} from './keeper-errands.ts';
 import { parseApplyInput, parseClusterInput } from './manifest-inputs.ts';
 import * as walkeep from './interface.ts';
 import * as agenda from './keeper-agenda.ts';
+import * as adoption from './keeper-adoption.ts';
+import { fitting } from './keeper-size.ts';
+import * as duties from './keeper-duties.ts';
 import * as keeper from './keeper-state.ts';
 import { problemsOf, statusOf } from './keeper-status.ts';
 import { makeFindable } from './search-attributes.ts';
@@ -42,6 +45,8 @@ const LOOK_EVERY_MS = 10 * 60_000;
 const BACKUP_WAITS_SECONDS = 12 * 3600;
 const RECOVERY_WAITS_SECONDS = 30 * 86_400;
 const DAY_MS = 86_400_000;
+/** Archiving reports every hour; so many times longer than a slot may be late, somewhat over two hours. */
+const SILENT_TIMES = 9;
 /** Timers are late by moments; by more only when nobody was there to fire or to hear them. */
 const LATE_MS = 60_000;
 
@@ -54,7 +59,10 @@ const LATE_MS = 60_000;
  * @param carried only given by the keeper itself, when it continues as new
  */
 export async function cluster(manifest: ClusterManifest, carried?: keeper.KeeperState): Promise<void> {
-  const run = new Keeper(carried ?? startingState(manifest));
+  // Runs of older code go on as they began; asked before anything else, so that no run changes its mind in the middle.
+  const careful = patched('careful');
+  const state = carried ?? { ...startingState(manifest), ...(careful && { besidesUnknown: true }) };
+  const run = new Keeper({ ...state, ...(careful && { careful }) });
   run.listen();
   try {
     await run.keep();
@@ -63,7 +71,7 @@ export async function cluster(manifest: ClusterManifest, carried?: keeper.Keeper
     throw error;
   }
   await condition(allHandlersFinished);
-  await continueAsNew<typeof cluster>(run.state.manifest, run.state);
+  await continueAsNew<typeof cluster>(run.state.manifest, fitting(run.state));
 }
 
 function startingState(manifest: ClusterManifest): keeper.KeeperState {
@@ -96,9 +104,12 @@ class Keeper {
   state: keeper.KeeperState;
   readonly #namespace: string;
   readonly #name: string;
+  readonly #own: Own;
   /** Raised by whatever may give the keeper something to do. */
   #woken = true;
   #archivingBegun = false;
+  /** When archiving was found running already: then nobody tells when it ends but its silence. */
+  #archivingFoundAt: number | undefined;
   /** Archiving that ended by itself is begun again, but not in a hot loop. */
   #archivingNotBefore = 0;
   /** When what runs is looked at next. */
@@ -116,6 +127,7 @@ class Keeper {
     this.state = state;
     this.#namespace = namespaceOf(state.manifest);
     this.#name = state.manifest.metadata.name;
+    this.#own = { namespace: this.#namespace, cluster: this.#name };
   }
 
   listen(): void {
@@ -123,7 +135,7 @@ class Keeper {
       walkeep.applyUpdate,
       (input) => {
         const applied = keeper.applyTo(this.state, parseApplyInput(input));
-        this.#become(agenda.withAgenda(applied.state, now()));
+        this.#become(agenda.withAgenda(adoption.noteNamed(applied.state, input), now()));
         return applied.result;
       },
       {
@@ -144,8 +156,10 @@ class Keeper {
       () => ({ manifest: this.state.manifest, revision: this.state.revision }),
       { description: 'The applied manifest and its revision.' },
     );
-    setHandler(walkeep.desireQuery, () => keeper.desireOf(this.state), {
-      description: 'All that is declared about this cluster: its manifest, policy, schedules, verifications.',
+    setHandler(walkeep.desireQuery, () => this.#desire(), {
+      description:
+        'All that is declared about this cluster: its manifest, policy, schedules, verifications; and, as "doubt", ' +
+        'why nothing may be deleted by it now.',
     });
     setHandler(
       walkeep.instanceSignal,
@@ -159,7 +173,7 @@ class Keeper {
       ({ backupName, status }) => this.#become(keeper.noteBackup(this.state, backupName, status, now())),
       { description: 'A Backup tells how it stands.' },
     );
-    setHandler(walkeep.archivingSignal, (archiving) => this.#become({ ...this.state, archiving }), {
+    setHandler(walkeep.archivingSignal, (report) => this.#become(keeper.noteArchiving(this.state, report)), {
       description: 'Archiving tells how it stands.',
     });
     setHandler(walkeep.slotSignal, (news) => this.#become(agenda.noteSlot(this.state, news)), {
@@ -209,17 +223,33 @@ class Keeper {
 
   /** Nothing of what it began goes on by itself: nobody would look after it any more. */
   async leave(): Promise<void> {
-    if (patched('orchestration') && (this.state.schedules ?? []).length > 0) {
+    const { schedules = [], agenda: kept } = this.state;
+    if (this.state.careful) await cancelWorkflow(walkeep.sweepWorkflowId(this.#namespace, this.#name));
+    const hasSchedules =
+      schedules.length > 0 || (this.state.careful && (kept?.knownSchedules ?? []).length > 0);
+    if (patched('orchestration') && hasSchedules) {
       this.state = { ...this.state, schedules: [] };
-      await this.#convergeSchedules();
+      await this.#after(duties.convergeSchedules(this.#own, this.state));
     }
-    await this.#cancelArchiving();
+    if (this.state.careful) await this.#forgetPlans();
+    await cancelWorkflow(walkeep.walArchivingWorkflowId(this.#namespace, this.#name));
   }
 
-  async #cancelArchiving(): Promise<void> {
-    await getExternalWorkflowHandle(walkeep.walArchivingWorkflowId(this.#namespace, this.#name))
-      .cancel()
-      .catch(ignore);
+  /**
+   * What was planned is not to come back with the next keeper, which asks the workers what they hold. The policy stays:
+   * a Cluster that is applied again must not lose what only its policy kept.
+   */
+  async #forgetPlans(): Promise<void> {
+    this.state = { ...this.state, schedules: [], verifications: [], revision: this.state.revision + 1 };
+    const queues = this.state.instances.map(({ instance }) =>
+      walkeep.instanceQueue(this.#namespace, this.#name, instance),
+    );
+    await Promise.all(queues.map((queue) => this.#store(queue).catch(ignore)));
+  }
+
+  #desire(): walkeep.DesireAnswer {
+    const doubt = adoption.doubtOf(this.state);
+    return { ...keeper.desireOf(this.state), ...(doubt !== undefined && { doubt }) };
   }
 
   #preview(input: walkeep.ApplyInput): walkeep.ApplyResult {
@@ -254,7 +284,12 @@ class Keeper {
     const due =
       agenda.nextWorkAt(this.state, nowMs, agenda.keeperPace(this.state)) ?? Number.POSITIVE_INFINITY;
     const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
-    const wakeAt = Math.min(due, watching ? this.#lookDueAt : Number.POSITIVE_INFINITY, nowMs + DAY_MS);
+    const wakeAt = Math.min(
+      due,
+      watching ? this.#lookDueAt : Number.POSITIVE_INFINITY,
+      this.#archivingSilentAt(),
+      nowMs + DAY_MS,
+    );
     this.#meantToWakeAt = wakeAt;
     await condition(() => this.#woken || this.#mustContinue(), Math.max(1, wakeAt - nowMs), {
       summary: due <= wakeAt ? 'until something is due' : 'next look at what runs',
@@ -269,6 +304,7 @@ class Keeper {
     const pace = agenda.keeperPace(this.state);
     await this.#lettingOthersWake(pace);
     for (const work of agenda.dueWork(this.state, Date.now(), pace)) {
+      if (!this.#isStillDue(work)) continue;
       // One that can't be done must not keep the others from their turn.
       await this.#do(work).catch((error: unknown) => {
         rethrowCancellation(error);
@@ -285,27 +321,42 @@ class Keeper {
     await sleep(Math.min(missedMs, 3 * 60_000), { summary: 'let the schedules make up for what was missed' });
   }
 
+  /** What was done before it may have changed that. */
+  #isStillDue({ kind }: agenda.DueWork): boolean {
+    if (!this.state.careful) return true;
+    // One hold that can't be placed takes minutes to fail; the others would fail for the same reason.
+    if (kind === 'hold') return !(Date.parse(this.state.agenda?.holdsNotBefore ?? '') > Date.now());
+    return kind !== 'sweep' || adoption.doubtOf(this.state) === undefined;
+  }
+
+  /** What came of it goes into the state of then, which signals may have changed meanwhile. */
+  async #after(duty: Promise<duties.Change>): Promise<void> {
+    const change = await duty;
+    this.state = change(this.state);
+  }
+
   async #do(work: agenda.DueWork): Promise<void> {
     const { state } = this;
-    const reference = { cluster: this.#name, namespace: this.#namespace };
+    const reference = this.#own;
     switch (work.kind) {
       case 'schedules':
-        return this.#convergeSchedules();
+        return this.#after(duties.convergeSchedules(this.#own, state));
       case 'slots':
-        return this.#auditSlots(work);
+        return this.#after(duties.auditSlots(this.#own, state, work));
       case 'hold':
-        return this.#hold(work);
+        return this.#after(duties.placeHold(this.#own, state, work));
       case 'gap-backup':
         log.warn('the archive has a hole that nobody can fill: a base backup begins a new window');
         this.state = agenda.noteAgenda(keeper.queueGapBackup(state, work.name), { gapBackupAt: now() });
         return this.#beginBackup();
       case 'sweep':
         this.state = agenda.noteAgenda(state, { sweptAt: now() });
-        return this.#begin(
+        return void (await begin(
+          this.#own,
           walkeep.WORKFLOW.retentionSweep,
           walkeep.sweepWorkflowId(this.#namespace, this.#name),
           reference satisfies walkeep.RetentionSweepInput,
-        );
+        ));
       case 'audit': {
         const at = now();
         this.state = agenda.noteAgenda(state, { auditedAt: at, ...(work.readsWal && { walReadAt: at }) });
@@ -314,98 +365,26 @@ class Keeper {
           repair: true,
           read: work.readsWal ? 'new' : 'none',
         };
-        return this.#begin(
+        return void (await begin(
+          this.#own,
           walkeep.WORKFLOW.walAudit,
           walkeep.auditWorkflowId(this.#namespace, this.#name),
           input,
-        );
+        ));
       }
       case 'verification': {
         const verified = { ...state.agenda?.verified, [work.name]: now() };
         this.state = agenda.noteAgenda(state, { verified });
         const input: walkeep.RestoreVerificationInput = { ...reference, scheduledVerification: work.name };
         // The id has no time in it: one that still runs is not overtaken.
-        return this.#begin(
+        return void (await begin(
+          this.#own,
           walkeep.WORKFLOW.restoreVerification,
           walkeep.verificationWorkflowId(this.#namespace, this.#name, work.name),
           input,
-        );
+        ));
       }
     }
-  }
-
-  async #convergeSchedules(): Promise<void> {
-    const { schedules = [], agenda: kept } = this.state;
-    const print = agenda.schedulesFingerprint(this.state);
-    try {
-      const told = await this.#scheduleWork('make the schedules true').convergeSchedules({
-        namespace: this.#namespace,
-        cluster: this.#name,
-        manifest: this.state.manifest,
-        schedules,
-        known: [
-          ...new Set([...(kept?.knownSchedules ?? []), ...schedules.map(({ metadata }) => metadata.name)]),
-        ],
-      });
-      this.state = agenda.noteSchedules(this.state, print, told);
-    } catch (error) {
-      rethrowCancellation(error);
-      log.warn(`the schedules could not be made true; it is tried again: ${String(error)}`);
-      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
-      this.state = agenda.noteAgenda(this.state, { schedulesNotBefore: later });
-    }
-  }
-
-  async #hold({ name, backupId, reason }: Extract<agenda.DueWork, { kind: 'hold' }>): Promise<void> {
-    const { holdBackup } = proxyActivities<HoldActivities>({
-      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
-      summary: reason === null ? `release ${name}` : `hold ${name}: ${reason}`,
-      scheduleToStartTimeout: '1 minute',
-      startToCloseTimeout: '2 minutes',
-      scheduleToCloseTimeout: '5 minutes',
-    });
-    const reference = { namespace: this.#namespace, cluster: this.#name, manifest: this.state.manifest };
-    try {
-      await holdBackup({ ...reference, backupName: name, backupId, reason });
-      this.state = keeper.noteHold(this.state, name, reason);
-    } catch (error) {
-      rethrowCancellation(error);
-      log.warn(`the hold of ${name} could not be made true; it is tried again: ${String(error)}`);
-      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
-      this.state = agenda.noteAgenda(this.state, { holdsNotBefore: later });
-    }
-  }
-
-  async #auditSlots({ schedule, since, until }: Extract<agenda.DueWork, { kind: 'slots' }>): Promise<void> {
-    const manifest = this.state.schedules?.find(({ metadata }) => metadata.name === schedule);
-    if (!manifest) return;
-    try {
-      const news = await this.#scheduleWork(`what became of the slots of ${schedule}?`).auditSlots({
-        namespace: this.#namespace,
-        cluster: this.#name,
-        manifest: this.state.manifest,
-        schedule: manifest,
-        since,
-        until,
-      });
-      for (const one of news) this.state = agenda.noteSlot(this.state, one);
-      this.state = agenda.noteSlotsChecked(this.state, schedule, until);
-    } catch (error) {
-      rethrowCancellation(error);
-      log.warn(`the slots of ${schedule} could not be looked at; it is tried again: ${String(error)}`);
-      const later = new Date(Date.now() + LOOK_EVERY_MS).toISOString();
-      this.state = agenda.putOffSlots(this.state, schedule, later);
-    }
-  }
-
-  #scheduleWork(summary: string) {
-    return proxyActivities<ScheduleActivities>({
-      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
-      summary,
-      scheduleToStartTimeout: '1 minute',
-      startToCloseTimeout: '2 minutes',
-      scheduleToCloseTimeout: '5 minutes',
-    });
   }
 
   /** Whether something needs a person, so that a list can be filtered by it. */
@@ -413,7 +392,8 @@ class Keeper {
     const problems = problemsOf(this.state, Date.now());
     const phase = problems.length === 0 ? 'protected' : 'needs-attention';
     if (phase === this.#phase) return;
-    this.#phase = phase;
+    // Written once it can be: until a worker has reported it is not known whether the attribute exists.
+    if (searchable || !this.state.careful) this.#phase = phase;
     makeFindable(searchable, { phase });
     if (problems.length > 0) log.warn(`needs attention: ${problems.join('; ')}`);
   }
@@ -424,6 +404,7 @@ class Keeper {
       this.#contacted = this.state.fingerprint;
       await this.#meet().catch(rethrowCancellation);
     }
+    await this.#hearOut();
     const behind = keeper
       .instancesBehind(this.state)
       .filter((one) => this.#unreached.get(one.instance) !== one.seenAt);
@@ -442,35 +423,50 @@ class Keeper {
   }
 
   /** Who is there? What a worker holds from an earlier keeper has to be known before it is replaced. */
-  async #meet(): Promise<void> {
-    const { describeInstance } = proxyActivities<ClusterActivities>({
-      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
-      summary: 'who is there?',
-      scheduleToStartTimeout: '15 seconds',
-      startToCloseTimeout: '30 seconds',
-      scheduleToCloseTimeout: '1 minute',
-    });
-    const facts = await describeInstance({ namespace: this.#namespace, cluster: this.#name });
+  async #meet(queue = walkeep.clusterQueue(this.#namespace, this.#name)): Promise<void> {
+    const { held, ...facts } = await workerErrands(queue, 'who is there?').describeInstance(this.#own);
+    const asked = this.state.careful && adoption.hasToBeAsked(this.state, { ...facts, seenAt: now() });
     this.state = keeper.noteInstance(this.state, facts, now());
+    if (!asked) return;
+    const before = this.state.revision;
+    this.state = agenda.withAgenda(adoption.adopt(this.state, held, facts.revision), now());
+    if (this.state.revision > before) log.info(`taken over from ${facts.instance}, which held it`);
+  }
+
+  /** Workers that may hold what this keeper never heard of are asked before it is replaced: the newest of it first. */
+  async #hearOut(): Promise<void> {
+    if (!this.state.careful) return;
+    const newestFirst = keeper
+      .instancesBehind(this.state)
+      .toSorted((a, b) => (b.revision ?? 0) - (a.revision ?? 0));
+    for (const one of newestFirst) {
+      const isAsked =
+        adoption.hasToBeAsked(this.state, one) && this.#unreached.get(one.instance) !== one.seenAt;
+      if (!isAsked) continue;
+      try {
+        await this.#meet(walkeep.instanceQueue(this.#namespace, this.#name, one.instance));
+      } catch (error) {
+        rethrowCancellation(error);
+        this.#unreached.set(one.instance, one.seenAt);
+        log.warn(
+          `${one.instance} could not be asked what it holds; that is tried again when its worker reports`,
+        );
+      }
+    }
   }
 
   async #store(queue: string): Promise<void> {
-    const { storeManifest } = proxyActivities<ClusterActivities>({
-      taskQueue: queue,
-      summary: `store revision ${this.state.revision} of the manifest`,
-      scheduleToStartTimeout: '15 seconds',
-      startToCloseTimeout: '30 seconds',
-      scheduleToCloseTimeout: '1 minute',
-    });
     const { cluster: manifest, ...besides } = keeper.desireOf(this.state);
-    const facts = await storeManifest({
-      namespace: this.#namespace,
-      cluster: this.#name,
+    const { revision, besidesUnknown } = this.state;
+    const summary = `store revision ${revision} of the manifest`;
+    const facts = await workerErrands(queue, summary).storeManifest({
+      ...this.#own,
       manifest,
-      revision: this.state.revision,
-      besides,
+      revision,
+      // What is not known is not to be replaced: it may be the last copy.
+      ...(!besidesUnknown && { besides }),
     });
-    this.state = keeper.noteInstance(this.state, facts, now());
+    this.state = adoption.noteSent(keeper.noteInstance(this.state, facts, now()), revision);
   }
 
   #beFindable(): boolean {
@@ -488,6 +484,7 @@ class Keeper {
 
   async #observeArchiving(): Promise<void> {
     if (!this.#wantsArchiving()) return;
+    if (Date.now() >= this.#archivingSilentAt()) this.#archivingBegun = false;
     const workflowId = walkeep.walArchivingWorkflowId(this.#namespace, this.#name);
     const told = archivingInstance(this.state.instances) ?? '';
     if (!this.#archivingBegun) {
@@ -498,12 +495,14 @@ class Keeper {
         this.#archivingNotBefore = Date.now() + LOOK_EVERY_MS;
         this.#woken = true;
       };
-      await this.#begin(
+      const isNew = await begin(
+        this.#own,
         walkeep.WORKFLOW.walArchiving,
         workflowId,
         { cluster: this.#name, namespace: this.#namespace },
         ended,
       );
+      this.#archivingFoundAt = isNew ? undefined : Date.now();
     } else if (told === this.#archivingTold) {
       return;
     }
@@ -513,12 +512,21 @@ class Keeper {
       .catch(rethrowCancellation);
   }
 
+  /** When it has been silent for so long that it may have ended; it reports every hour. */
+  #archivingSilentAt(): number {
+    if (!this.state.careful || !this.#archivingBegun || this.#archivingFoundAt === undefined)
+      return Number.POSITIVE_INFINITY;
+    const { archiving } = this.state;
+    const heardAt = Math.max(this.#archivingFoundAt, archiving ? Date.parse(archiving.at) : 0);
+    return heardAt + SILENT_TIMES * agenda.keeperPace(this.state).missedMs;
+  }
+
   /** A recovery that the manifest asks for: once its worker is there and has the manifest. */
   async #beginRecovery(): Promise<void> {
     const ready = this.state.instances.length > 0 && keeper.instancesBehind(this.state).length === 0;
     if (this.state.recoveryBegun || !this.state.manifest.spec.bootstrap?.recovery || !ready) return;
     this.state = { ...this.state, recoveryBegun: true };
-    await this.#begin(walkeep.WORKFLOW.restore, walkeep.restoreWorkflowId(this.#namespace, this.#name), {
+    await begin(this.#own, walkeep.WORKFLOW.restore, walkeep.restoreWorkflowId(this.#namespace, this.#name), {
       cluster: this.#name,
       namespace: this.#namespace,
       bootstrap: true,
@@ -539,33 +547,11 @@ class Keeper {
       waitForWorkerSeconds: BACKUP_WAITS_SECONDS,
       ...(backup.target && { target: backup.target }),
     };
-    await this.#begin(walkeep.WORKFLOW.baseBackup, workflowId, input, (error) => {
+    await begin(this.#own, walkeep.WORKFLOW.baseBackup, workflowId, input, (error) => {
       const stillOpen = this.state.backups.some((one) => one.name === backup.name);
       // It tells by signal how it ended; one that was terminated could not.
       if (stillOpen && error) this.#backupEndedSilently(backup.name, error);
     });
-  }
-
-  /** Starts a workflow that outlives the keeper's run, or finds the one that runs already. */
-  async #begin(
-    type: string,
-    workflowId: string,
-    input: object,
-    onEnd: (error?: unknown) => void = ignore,
-  ): Promise<void> {
-    try {
-      const child = await startChild(type, {
-        workflowId,
-        args: [input],
-        taskQueue: walkeep.WORKFLOW_QUEUE,
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-        workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
-        staticSummary: `${type} of ${this.#namespace}/${this.#name}`,
-      });
-      void child.result().then(() => onEnd(), onEnd);
-    } catch (error) {
-      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    }
   }
 
   /** After continuing as new, nothing but this tells of a Backup that was terminated. */
@@ -584,18 +570,10 @@ class Keeper {
   }
 
   async #readOutcome(backupName: string): Promise<void> {
-    const { findOutcome } = proxyActivities<BaseBackupActivities>({
-      taskQueue: walkeep.clusterQueue(this.#namespace, this.#name),
-      summary: `how did ${backupName} end?`,
-      scheduleToStartTimeout: '15 seconds',
-      startToCloseTimeout: '1 minute',
-      scheduleToCloseTimeout: '2 minutes',
-    });
     const { manifest } = this.state;
     try {
-      const status = await findOutcome({
-        namespace: this.#namespace,
-        cluster: this.#name,
+      const status = await outcomeErrands(this.#own, backupName).findOutcome({
+        ...this.#own,
         backupName,
         manifest,
       });
@@ -612,24 +590,4 @@ class Keeper {
     const why = `its workflow ended without a record${cause === undefined ? '' : `: ${cause}`}`;
     this.#become(keeper.noteBackup(this.state, name, { phase: 'failed', error: why }, now()));
   }
-}
-
-/** Refusals in Temporal's form, so that they fail the request and not the workflow task. */
-function refusing<Result>(decide: () => Result): Result {
-  try {
-    return decide();
-  } catch (error) {
-    if (isBackupError(error)) throw ApplicationFailure.nonRetryable(error.message, error.code, error.hint);
-    throw error;
-  }
-}
-
-function rethrowCancellation(error: unknown): void {
-  if (isCancellation(error)) throw error;
-}
-
-function ignore(): void {}
-
-function now(): string {
-  return new Date().toISOString().replace(/\.\d+Z$/, 'Z');
 }

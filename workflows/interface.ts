@@ -182,8 +182,11 @@ export interface StoredManifest {
 export const applyUpdate = defineUpdate<ApplyResult, [ApplyInput]>('apply');
 export const clusterStatusQuery = defineQuery<ClusterStatus>('status');
 export const manifestQuery = defineQuery<StoredManifest>('manifest');
+/** What is declared, and why nothing may be deleted by it at this moment: a whole phrase. */
+export type DesireAnswer = Desire & { readonly doubt?: string };
+
 /** All that is declared about the cluster and lasts. */
-export const desireQuery = defineQuery<Desire>('desire');
+export const desireQuery = defineQuery<DesireAnswer>('desire');
 /** What `apply` would answer, without doing it; throws what it would refuse. */
 export const previewQuery = defineQuery<ApplyResult, [ApplyInput]>('preview');
 /** A worker says what it is: when it connects, when that changes, and every few minutes. */

@@ -3,7 +3,11 @@ import { fingerprint } from '../core/fingerprint.ts';
 import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
 import { scheduleOf } from '../manifests/schedule.ts';
 import type { SlotNews } from './interface.ts';
-import { LIMITS, unmadeHolds, type Agenda, type KeeperState, type KnownSchedule } from './keeper-state.ts';
+import { cutText } from '../core/short-text.ts';
+import { doubtOf } from './keeper-adoption.ts';
+import { unmadeHolds } from './keeper-holds.ts';
+import { LIMITS } from './keeper-limits.ts';
+import type { Agenda, KeeperState, KnownSchedule } from './keeper-state.ts';
 
 /** How often the keeper does things. In ms. */
 export interface KeeperPace {
@@ -33,6 +37,7 @@ const DAY = 24 * HOUR;
 /** WAL is read once and decoded, however often the archive is looked at. */
 const READ_WAL_EVERY_MS = DAY;
 const GAP_BACKUP_EVERY_MS = 6 * HOUR;
+const SCHEDULES_AGAIN_MS = 15 * 60_000;
 /** After a backup the archive is looked at soon, but not after each of many. */
 const AFTER_BACKUP_MS = 10 * 60_000;
 
@@ -93,7 +98,7 @@ function plannedWork(state: KeeperState, now: number, pace: KeeperPace): Planned
     ...plannedHolds(state, now),
     ...plannedGapBackup(state, now),
     plannedAudit(state, now, pace),
-    plannedSweep(state, pace),
+    ...plannedSweep(state, pace),
     ...plannedVerifications(state, now),
     ...plannedSlots(state, now, pace),
   ];
@@ -137,14 +142,13 @@ function plannedAudit(state: KeeperState, now: number, { auditMs }: KeeperPace):
   return { work: { kind: 'audit', readsWal }, at };
 }
 
-/** Once a day, and after a Backup: then there may be one too many. */
-function plannedSweep(state: KeeperState, { sweepMs }: KeeperPace): PlannedWork {
+/** Once a day, and after a Backup: then there may be one too many. None while what is to be kept may not be known. */
+function plannedSweep(state: KeeperState, { sweepMs }: KeeperPace): PlannedWork[] {
   const { agenda = {}, bornAt } = state;
+  if (state.careful && doubtOf(state) !== undefined) return [];
   const regular = time(agenda.sweptAt ?? bornAt) + sweepMs;
-  return {
-    work: { kind: 'sweep' },
-    at: Math.min(regular, afterBackup(state, agenda.sweptAt, Math.min(sweepMs, HOUR))),
-  };
+  const at = Math.min(regular, afterBackup(state, agenda.sweptAt, Math.min(sweepMs, HOUR)));
+  return [{ work: { kind: 'sweep' }, at }];
 }
 
 function afterBackup(state: KeeperState, last: string | undefined, apartMs: number): number {
@@ -213,21 +217,38 @@ export function putOffSlots(state: KeeperState, schedule: string, checkNotBefore
   return known ? withSchedule(state, schedule, { ...known, checkNotBefore }) : state;
 }
 
-/** What Temporal's Schedules have become. */
+/** What Temporal's Schedules have become. @param at when that was, in ms */
 export function noteSchedules(
   state: KeeperState,
   print: string,
   told: readonly { readonly name: string; readonly problem?: string }[],
+  at: number,
 ): KeeperState {
   const schedules = Object.fromEntries(
     Object.entries(state.agenda?.schedules ?? {}).map(([name, { problem: _before, ...known }]) => {
       const problem = told.find((one) => one.name === name)?.problem;
-      return [name, { ...known, ...(problem !== undefined && { problem: problem.slice(0, 300) }) }];
+      return [
+        name,
+        { ...known, ...(problem !== undefined && { problem: cutText(problem, LIMITS.textBytes) }) },
+      ];
     }),
   );
   const { schedulesNotBefore: _done, ...agenda } = state.agenda ?? {};
-  const knownSchedules = (state.schedules ?? []).map(({ metadata }) => metadata.name);
-  return { ...state, agenda: { ...agenda, schedules, schedulesFingerprint: print, knownSchedules } };
+  const declared = (state.schedules ?? []).map(({ metadata }) => metadata.name);
+  const untrue = told.flatMap(({ name, problem }) => (problem === undefined ? [] : [name]));
+  const knownSchedules = state.careful ? [...new Set([...declared, ...untrue])] : declared;
+  // What could not be made true is tried again: what was in its way may be gone.
+  const isTrue = !state.careful || told.every(({ problem }) => problem === undefined);
+  return {
+    ...state,
+    agenda: {
+      ...agenda,
+      schedules,
+      knownSchedules,
+      schedulesFingerprint: isTrue ? print : '',
+      ...(!isTrue && { schedulesNotBefore: rfc3339(at + SCHEDULES_AGAIN_MS) }),
+    },
+  };
 }
 
 export function noteAgenda(state: KeeperState, change: Partial<Agenda>): KeeperState {
@@ -264,7 +285,7 @@ function withSchedule(state: KeeperState, name: string, known: KnownSchedule): K
 }
 
 function shortened(news: SlotNews): SlotNews {
-  return news.reason === undefined ? news : { ...news, reason: news.reason.slice(0, LIMITS.errorCharacters) };
+  return news.reason === undefined ? news : { ...news, reason: cutText(news.reason, LIMITS.textBytes) };
 }
 
 function time(text: string | undefined): number {

@@ -4,7 +4,7 @@ import type { Desire } from '../manifests/desire.ts';
 import type { AppliedObject, ApplyInput, RemovedObject } from './interface.ts';
 
 /** How many of one kind a cluster may have. */
-const MOST = 10;
+export const MOST = 10;
 
 interface Named {
   readonly metadata: { readonly name: string };

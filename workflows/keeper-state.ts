@@ -3,6 +3,7 @@ import type { ArchiveReport } from '../activities/wal-archiving.ts';
 import type { AuditReport } from '../core/audit.ts';
 import type { BackupStatus } from '../core/backup-status.ts';
 import { isTerminalPhase } from '../core/backup-status.ts';
+import { cutText, withShortTexts } from '../core/short-text.ts';
 import { BackupError } from '../core/errors.ts';
 import { canonicalJson, fingerprint, utf8Bytes } from '../core/fingerprint.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
@@ -23,6 +24,8 @@ import type {
   SlotNews,
 } from './interface.ts';
 import { applyBesides } from './keeper-desire.ts';
+import { holdOf, unmadeHolds, withHold } from './keeper-holds.ts';
+import { LIMITS } from './keeper-limits.ts';
 
 /**
  * All that the keeper of a cluster knows: plain JSON, bounded in size, carried on when it continues as new. The
@@ -56,6 +59,24 @@ export interface KeeperState {
   readonly lastVerification?: Verification;
   readonly lastSweep?: Pick<SweepReport, 'at' | 'refused' | 'counts'>;
   readonly agenda?: Agenda;
+  /** Whether it waits for what could be lost before it lets anything be deleted; absent in runs of older code. */
+  readonly careful?: boolean;
+  /** A keeper that was begun anew does not know yet what its workers hold of an earlier one … */
+  readonly besidesUnknown?: boolean;
+  /** … and why it could not be read. */
+  readonly heldProblem?: string;
+  /** What was taken over from a worker. */
+  readonly adoption?: Adoption;
+  /** What was taken back by name, newest last: no worker brings it in again. */
+  readonly removed?: readonly string[];
+}
+
+/** What a keeper that was begun anew took over from its workers. */
+export interface Adoption {
+  /** Of the newest revision that was heard of or sent: what holds an older one has nothing to tell. */
+  readonly revision: number;
+  /** `Kind/name`, of which no `apply` has said anything since. */
+  readonly names: readonly string[];
 }
 
 /** What the keeper has done, and heard, of what comes back again and again. Times are RFC 3339. */
@@ -73,8 +94,9 @@ export interface Agenda {
   readonly schedulesNotBefore?: string;
   /** Schedules that were made, also of ScheduledBackups that are gone. */
   readonly knownSchedules?: readonly string[];
-  /** When holds are tried again, after one could not be made true. */
+  /** When holds are tried again, after one could not be made true, and why it could not. */
   readonly holdsNotBefore?: string;
+  readonly holdProblem?: string;
   /** The last Backup that was asked for because the archive has a hole. */
   readonly gapBackupAt?: string;
 }
@@ -113,18 +135,9 @@ export interface EndedBackup extends KnownBackup {
   readonly hold?: string;
   /** … and what was made true in the repository; `''`: nothing is held, absent: not known. */
   readonly held?: string;
+  /** Why it can never be made true. */
+  readonly holdProblem?: string;
 }
-
-/** Together these keep the state below 64 KiB. */
-export const LIMITS = {
-  manifestBytes: 30 * 1024,
-  /** All that is declared. */
-  desireBytes: 34 * 1024,
-  waiting: 40,
-  ended: 12,
-  instances: 12,
-  errorCharacters: 200,
-} as const;
 
 /** The state of a keeper that was started with `manifest`. @throws BackupError `manifest-invalid` */
 export function newKeeper(manifest: ClusterManifest, bornAt?: string): KeeperState {
@@ -179,7 +192,7 @@ export function desireOf(state: KeeperState): Desire {
 }
 
 /** The state with another declaration; the revision grows when it differs. @throws BackupError `manifest-invalid` */
-function withDesire(state: KeeperState, desire: Desire): KeeperState {
+export function withDesire(state: KeeperState, desire: Desire): KeeperState {
   const bytes = utf8Bytes(canonicalJson(desire));
   if (bytes > LIMITS.desireBytes) {
     throw refused(
@@ -234,7 +247,7 @@ function applyBackup(
   }
   const print = fingerprint(backup.spec);
   const known = [...state.backups, ...state.ended].find((one) => one.name === name);
-  const hold = backup.metadata.annotations['walkeep.io/hold'];
+  const hold = holdOf(backup);
   if (known) {
     // Started by hand, it was never declared: the name is taken all the same.
     if (known.fingerprint === print || known.fingerprint === '') {
@@ -256,7 +269,7 @@ function applyBackup(
     phase: 'pending',
     begun: false,
     ...(target && { target }),
-    ...(hold !== undefined && { hold: hold.slice(0, LIMITS.errorCharacters) }),
+    ...(hold !== undefined && { hold }),
   };
   return {
     state: { ...state, backups: [...state.backups, queued] },
@@ -264,39 +277,47 @@ function applyBackup(
   };
 }
 
-/** The annotation may change when nothing else of a Backup may. */
-function withHold(state: KeeperState, name: string, hold: string | undefined): KeeperState {
-  const text = hold?.slice(0, LIMITS.errorCharacters);
-  const put = <Backup extends { readonly name: string; readonly hold?: string }>(one: Backup): Backup => {
-    if (one.name !== name || one.hold === text) return one;
-    const { hold: _before, ...rest } = one;
-    return { ...rest, ...(text !== undefined && { hold: text }) } as Backup;
-  };
-  return { ...state, backups: state.backups.map(put), ended: state.ended.map(put) };
-}
-
-/** Completed Backups whose annotation is not true in the repository yet. */
-export function unmadeHolds(state: KeeperState): { name: string; backupId: string; reason: string | null }[] {
-  return state.ended.flatMap(({ name, phase, backupId, hold, held }) => {
-    const isMade = held === (hold ?? '');
-    if (phase !== 'completed' || backupId === undefined || isMade) return [];
-    return [{ name, backupId, reason: hold ?? null }];
-  });
-}
-
-export function noteHold(state: KeeperState, name: string, reason: string | null): KeeperState {
-  const ended = state.ended.map((one) => (one.name === name ? { ...one, held: reason ?? '' } : one));
-  return { ...state, ended };
-}
-
 /** A worker reported itself. The revision grows past what a worker holds that knew an earlier keeper. */
 export function noteInstance(state: KeeperState, facts: InstanceFacts, at: string): KeeperState {
   const others = state.instances.filter((one) => one.instance !== facts.instance);
   const newestFirst = others.toSorted((a, b) => (a.seenAt < b.seenAt ? 1 : -1));
-  const instances = [{ ...facts, seenAt: at }, ...newestFirst]
+  const instances = [{ ...onlyFacts(facts), seenAt: at }, ...newestFirst]
     .slice(0, LIMITS.instances)
     .toSorted((a, b) => (a.instance < b.instance ? -1 : 1));
-  return { ...state, instances, revision: revisionBeside(state, facts) };
+  const next = { ...state, instances, revision: revisionBeside(state, facts) };
+  // A worker that holds just what is declared holds nothing besides.
+  return facts.fingerprint === state.fingerprint ? knowing(next, facts.revision) : next;
+}
+
+/** What a keeper remembers of a worker: never what came besides, such as what it holds. */
+function onlyFacts({
+  instance,
+  role,
+  host,
+  version,
+  revision,
+  fingerprint: print,
+  searchAttributes,
+  keeperPace,
+}: InstanceFacts): InstanceFacts {
+  return {
+    instance,
+    role,
+    host: cutText(host, LIMITS.textBytes),
+    version: cutText(version, LIMITS.textBytes),
+    ...(revision !== undefined && { revision }),
+    ...(print !== undefined && { fingerprint: print }),
+    searchAttributes,
+    ...(keeperPace && { keeperPace }),
+  };
+}
+
+/** From now on it is known what the workers hold. */
+export function knowing(state: KeeperState, revision = 0): KeeperState {
+  if (!state.besidesUnknown) return state;
+  const { besidesUnknown: _known, heldProblem: _solved, ...rest } = state;
+  const { adoption = { revision: 0, names: [] } } = state;
+  return { ...rest, adoption: { ...adoption, revision: Math.max(revision, adoption.revision) } };
 }
 
 /** With Temporal's state lost the count begins anew here, but not in the workers' state directories. */
@@ -345,7 +366,7 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
     ...(status.backupId !== undefined && { backupId: status.backupId }),
     ...(status.startedAt !== undefined && { startedAt: status.startedAt }),
     ...(status.stoppedAt !== undefined && { stoppedAt: status.stoppedAt }),
-    ...(status.error !== undefined && { error: status.error.slice(0, LIMITS.errorCharacters) }),
+    ...(status.error !== undefined && { error: cutText(status.error, LIMITS.textBytes) }),
     ...(hold !== undefined && { hold }),
     ...(held !== undefined && { held }),
   };
@@ -354,9 +375,16 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
   return {
     ...state,
     backups: state.backups.filter((one) => one.name !== name),
-    ended: [...state.ended.filter((one) => one.name !== name), ended].slice(-LIMITS.ended),
+    ended: newestEnded([...state.ended.filter((one) => one.name !== name), ended]),
     [last]: later(state[last], stoppedAt),
   };
+}
+
+/** The newest ones; one whose hold is not made yet is not forgotten, it could be deleted then. */
+function newestEnded(ended: readonly EndedBackup[]): EndedBackup[] {
+  const open = new Set(unmadeHolds({ ended }).map(({ name }) => name));
+  const newest = new Set(ended.slice(-LIMITS.ended));
+  return ended.filter((one) => newest.has(one) || open.has(one.name)).slice(-2 * LIMITS.ended);
 }
 
 /** A Backup of the keeper's own, for a window without a hole. */
@@ -378,7 +406,10 @@ export function queueGapBackup(state: KeeperState, name: string): KeeperState {
 export function noteSweep(state: KeeperState, report: SweepReport): KeeperState {
   if (report.dryRun) return state;
   const { at, refused: why, counts } = report;
-  return { ...state, lastSweep: { at, counts, ...(why !== undefined && { refused: why.slice(0, 500) }) } };
+  return {
+    ...state,
+    lastSweep: { at, counts, ...(why !== undefined && { refused: cutText(why, 2 * LIMITS.textBytes) }) },
+  };
 }
 
 const LISTED = 8;
@@ -389,9 +420,9 @@ export function noteAudit(state: KeeperState, report: AuditReport): KeeperState 
     ...report,
     intervals: report.intervals.slice(-LISTED),
     damages: report.damages.slice(-LISTED),
-    warnings: report.warnings.slice(0, LISTED).map((text) => text.slice(0, LIMITS.errorCharacters)),
+    warnings: report.warnings.slice(0, LISTED),
   };
-  return { ...state, audit };
+  return { ...state, audit: withShortTexts(audit, LIMITS.textBytes) };
 }
 
 export function noteVerification(state: KeeperState, verification: Verification): KeeperState {
@@ -400,7 +431,11 @@ export function noteVerification(state: KeeperState, verification: Verification)
     checks: verification.checks.slice(0, 2 * LISTED),
     warnings: verification.warnings.slice(0, LISTED),
   };
-  return { ...state, lastVerification };
+  return { ...state, lastVerification: withShortTexts(lastVerification, LIMITS.textBytes) };
+}
+
+export function noteArchiving(state: KeeperState, archiving: ArchiveReport): KeeperState {
+  return { ...state, archiving: withShortTexts(archiving, 2 * LIMITS.textBytes) };
 }
 
 function later(a: string | undefined, b: string): string {

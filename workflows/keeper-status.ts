@@ -2,6 +2,7 @@ import { policyOf } from '../manifests/desire.ts';
 import { judgeObjectives, rpoSeconds } from '../core/objectives.ts';
 import type { ClusterStatus, KnownBackup } from './interface.ts';
 import { nextRunsOf } from './keeper-agenda.ts';
+import { unmadeHolds } from './keeper-holds.ts';
 import { desireOf, instancesBehind, type KeeperState, type QueuedBackup } from './keeper-state.ts';
 
 /** The answer to `status`. @param now milliseconds since 1970 */
@@ -49,7 +50,23 @@ export function problemsOf(state: KeeperState, now: number): string[] {
   const last = ended.at(-1);
   if (last?.phase === 'failed')
     problems.push(`the last Backup, "${last.name}", failed: ${last.error ?? 'no reason given'}`);
-  return [...problems, ...archiveProblems(state), ...scheduleProblems(state), ...unmetObjectives(state, now)];
+  return [
+    ...problems,
+    ...deletionProblems(state),
+    ...archiveProblems(state),
+    ...scheduleProblems(state),
+    ...unmetObjectives(state, now),
+  ];
+}
+
+/** Why what is to be kept may not be known, or could not be told to the repository. */
+function deletionProblems({ heldProblem, agenda, ended }: KeeperState): string[] {
+  const late = ended.flatMap(({ name, holdProblem }) =>
+    holdProblem === undefined ? [] : [`the hold of Backup "${name}" came too late: ${holdProblem}`],
+  );
+  if (agenda?.holdProblem !== undefined && unmadeHolds({ ended }).length > 0)
+    late.push(`a hold is not placed yet, so nothing is deleted: ${agenda.holdProblem}`);
+  return heldProblem === undefined ? late : [`nothing is deleted: ${heldProblem}`, ...late];
 }
 
 function archiveProblems({ audit, lastVerification, lastSweep }: KeeperState): string[] {

@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { applyCommand } from '../../cli/apply.ts';
-import { clusterWorkflowId } from '../../workflows/interface.ts';
+import { clusterWorkflowId, desireQuery } from '../../workflows/interface.ts';
 import { makeTempDir } from '../support/temp.ts';
-import { newWorld, startInstance, startTemporal } from '../workflows/fake-cluster.ts';
+import { eventually, newWorld, startInstance, startTemporal } from '../workflows/fake-cluster.ts';
 
 let temporal: TestWorkflowEnvironment;
 beforeAll(async () => {
@@ -71,5 +71,64 @@ it('one document that a keeper refuses, and none of the files is applied; a dry 
       .terminate()
       .catch(() => undefined);
     await instance.stop();
+  }
+}, 90_000);
+
+it('D3: a policy that names a cluster no longer is refused, and a new keeper says what it took over', async () => {
+  const world = newWorld();
+  const instances = await Promise.all(
+    ['one', 'two'].map((cluster) =>
+      startInstance({ connection: temporal.nativeConnection }, world, {
+        cluster,
+        instance: `${cluster}-1`,
+        queues: cluster === 'one' ? ['workflows', 'cluster', 'instance'] : ['cluster', 'instance'],
+      }),
+    ),
+  );
+  const state = makeTempDir('state');
+  const file = join(makeTempDir('manifests'), 'all.yaml');
+  const said: string[] = [];
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => said.push(String(text)) > 0);
+  vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+  const apply = (text: string) => {
+    writeFileSync(file, text);
+    return applyCommand().parseAsync(['-f', file, '--state', state], { from: 'user' });
+  };
+  const policy = (clusters: string) => `---
+apiVersion: walkeep.io/v1
+kind: BackupPolicy
+metadata: {name: p}
+spec: {clusters: [${clusters}], retention: {keepLast: 4}}
+`;
+  const keeperOf = (name: string) => temporal.client.workflow.getHandle(clusterWorkflowId('default', name));
+  try {
+    await apply(CLUSTER('one') + CLUSTER('two') + policy('one, two'));
+    await eventually('Temporal lists both', async () => {
+      let found = 0;
+      for await (const _ of temporal.client.workflow.list({
+        query: `WorkflowType = 'cluster' AND ExecutionStatus = 'Running' AND WorkflowId IN ('cluster/default/one', 'cluster/default/two')`,
+      }))
+        found += 1;
+      return found === 2;
+    });
+    await expect(apply(SECRET + policy('one'))).rejects.toMatchObject({
+      code: 'manifest-invalid',
+      message: expect.stringContaining('no longer names "two", which goes by it; nothing was applied'),
+      hint: expect.stringContaining('walkeep delete backuppolicy p --cluster two'),
+    });
+    expect(existsSync(join(state, 'secrets'))).toBe(false);
+    const { policy: kept } = await keeperOf('two').query(desireQuery);
+    expect(kept?.spec.clusters).toEqual(['one', 'two']);
+
+    await keeperOf('two').terminate();
+    said.length = 0;
+    await apply(CLUSTER('two'));
+    expect(said.join('')).toContain('backuppolicy.walkeep.io/p taken over: a worker of two held it');
+  } finally {
+    for (const name of ['one', 'two'])
+      await keeperOf(name)
+        .terminate()
+        .catch(() => undefined);
+    for (const instance of instances) await instance.stop();
   }
 }, 90_000);

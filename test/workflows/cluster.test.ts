@@ -285,6 +285,32 @@ describe('cluster', () => {
     );
   });
 
+  it('archiving that ends unheard, after the keeper continued as new, is begun again', async () => {
+    const world = newWorld();
+    const worker = await instance(world, {
+      cluster: 'quiet',
+      instance: 'quiet-1',
+      facts: { keeperPace: { missed: 0.5 } },
+    });
+    await apply('quiet', { cluster: clusterManifest('quiet') });
+    const archiving = () => handleOf(walkeep.walArchivingWorkflowId('default', 'quiet')).describe();
+    await eventually('archiving is observed', async () => Boolean((await status('quiet')).archiving));
+    const keeper = handleOf(walkeep.clusterWorkflowId('default', 'quiet'));
+    const { runId } = await keeper.describe();
+    await eventually('the keeper continued as new', async () => {
+      await Promise.all(
+        Array.from({ length: 10 }, () => keeper.signal(walkeep.instanceSignal, worker.facts())),
+      );
+      return (await keeper.describe()).runId !== runId;
+    });
+    const { runId: before } = await archiving();
+    await handleOf(walkeep.walArchivingWorkflowId('default', 'quiet')).terminate('by hand');
+    await eventually('it runs again', async () => {
+      const { runId: now, status: at } = await archiving();
+      return now !== before && at.name === 'RUNNING';
+    });
+  });
+
   it('a Backup whose workflow is terminated is failed, and the next one starts', async () => {
     const world = newWorld();
     await instance(world, {

@@ -191,7 +191,8 @@ export async function startInstance(
   const clusterPorts: ClusterPorts = {
     readManifest: async () => state(),
     readBesides: async () => state()?.besides ?? { schedules: [], verifications: [] },
-    writeManifest: async ({ manifest, revision, besides }) => {
+    readHeld: async () => state()?.besides ?? { schedules: [], verifications: [] },
+    writeManifest: async ({ manifest, revision, besides = state()?.besides }) => {
       world.story.push(`${instance}: store revision ${revision}`);
       const stored = { manifest, revision, ...(besides && { besides }) };
       world.manifests.set(`${instance}:default/${cluster}`, stored);

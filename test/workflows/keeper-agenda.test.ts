@@ -114,7 +114,7 @@ describe('what the keeper does when', () => {
     expect(kinds(keeper(), at(BORN))).not.toContain('schedules');
     const state = keeper({ scheduledBackups: [schedule('daily', '0 0 2 * * *')] });
     expect(kinds(state, at(BORN))).toContain('schedules');
-    const made = noteSchedules(state, schedulesFingerprint(state), [{ name: 'daily' }]);
+    const made = noteSchedules(state, schedulesFingerprint(state), [{ name: 'daily' }], at(BORN));
     expect(kinds(made, at(BORN))).not.toContain('schedules');
     const removed = applyTo(made, { remove: [{ kind: 'ScheduledBackup', name: 'daily' }] }).state;
     expect(kinds(withAgenda(removed, BORN), at(BORN))).toContain('schedules');
@@ -166,7 +166,7 @@ describe('what the keeper does when', () => {
           scheduledBackups: [schedule('daily', '0 0 2 * * *')],
           verifications: [verification('weekly', '0 0 4 * * 0')],
         });
-        const made = noteSchedules(state, schedulesFingerprint(state), []);
+        const made = noteSchedules(state, schedulesFingerprint(state), [], at(BORN));
         const now = at(BORN) + minutes * MINUTE;
         const next = nextWorkAt(made, now, keeperPace(made)) ?? Number.POSITIVE_INFINITY;
         expect(dueWork(made, now, keeperPace(made)).length > 0).toBe(next <= now);

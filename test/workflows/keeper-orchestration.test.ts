@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
@@ -130,8 +132,26 @@ describe('the keeper', () => {
     await eventually('it is gone', async () => !(await exists('plan-daily')));
     expect(await exists('plan-weekly')).toBe(true);
 
+    // A sweep that runs is ended with it.
+    await apply('plan', { policy: policy('plan-p', 'plan') });
+    const sweep = await temporal.client.workflow.start(walkeep.WORKFLOW.retentionSweep, {
+      workflowId: walkeep.sweepWorkflowId('default', 'plan'),
+      taskQueue: 'nobody',
+      args: [{ cluster: 'plan' }],
+    });
+    const besides = () => world.manifests.get('plan-1:default/plan')?.besides;
+    await eventually('the worker has the schedule', () => besides()?.policy !== undefined);
     await handleOf(walkeep.clusterWorkflowId('default', 'plan')).cancel();
     await eventually('the other is gone, too', async () => !(await exists('plan-weekly')));
+    await eventually(
+      'its worker forgets what was planned, and keeps the policy',
+      () => besides()?.schedules.length === 0 && besides()?.policy?.metadata.name === 'plan-p',
+    );
+    await eventually('the sweep is asked to end', async () => {
+      const { events } = await sweep.fetchHistory();
+      return (events ?? []).some((event) => event.workflowExecutionCancelRequestedEventAttributes);
+    });
+    await sweep.terminate();
   });
 
   it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {
@@ -164,6 +184,129 @@ describe('the keeper', () => {
     });
     await apply('ruled', { remove: [{ kind: 'BackupPolicy', name: 'p' }] });
     await eventually('it is forgotten', () => held() === undefined);
+  });
+
+  it('D3, F5: a keeper that is begun anew with the Cluster alone takes over what its workers hold, the newest of it', async () => {
+    const world = newWorld();
+    const held = (keepLast: number, more: object = {}) => ({
+      policy: policy('p', 'lost', { retention: { keepLast } }),
+      schedules: [schedule('lost-s', 'lost', '0 0 2 * * *')],
+      verifications: [],
+      ...more,
+    });
+    const store = (name: string, revision: number, besides: ReturnType<typeof held>) =>
+      world.manifests.set(`${name}:default/lost`, { manifest: clusterManifest('lost'), revision, besides });
+    store('lost-1', 3, held(5));
+    store('lost-2', 7, held(99));
+    await instance(world, { cluster: 'lost', instance: 'lost-1', facts: { keeperPace: { sweep: 1 } } });
+    await apply('lost', { cluster: clusterManifest('lost', { instances: 2 }) });
+    const keepLast = async () => {
+      const desire = await handleOf(walkeep.clusterWorkflowId('default', 'lost')).query(walkeep.desireQuery);
+      return desire.policy?.spec.retention.keepLast;
+    };
+    await eventually('it is taken over', async () => (await keepLast()) === 5);
+    await eventually('with its schedule', () => exists('lost-s'));
+    await instance(world, { cluster: 'lost', instance: 'lost-2', queues: ['instance'] });
+    const { facts } = running.at(-1)!;
+    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(walkeep.instanceSignal, facts());
+    await eventually('what is newer counts', async () => (await keepLast()) === 99);
+    const of = (name: string) => world.manifests.get(`${name}:default/lost`);
+    await eventually('both hold it', () =>
+      ['lost-1', 'lost-2'].every(
+        (name) =>
+          of(name)?.manifest.spec.instances === 2 &&
+          of(name)?.besides?.policy?.spec.retention.keepLast === 99,
+      ),
+    );
+    expect(await exists('lost-s')).toBe(true);
+    // What was taken back stays away, whoever comes with it.
+    await apply('lost', { remove: [{ kind: 'BackupPolicy', name: 'p' }] });
+    store('lost-2', 500, held(99));
+    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(walkeep.instanceSignal, facts());
+    await eventually('it is replaced', () => of('lost-2')?.besides?.policy === undefined);
+    await apply('lost', { remove: [{ kind: 'ScheduledBackup', name: 'lost-s' }] });
+  });
+
+  it('D3: nothing is swept, and nothing forgotten, while a worker can not read the policy it holds', async () => {
+    const world = newWorld();
+    const problem = 'the BackupPolicy "p" kept on this host can’t be read';
+    let isDamaged = true;
+    const besides = { schedules: [], verifications: [] };
+    await instance(world, {
+      cluster: 'torn',
+      instance: 'torn-1',
+      // What can't be read is not held.
+      facts: { keeperPace: { sweep: 1 }, fingerprint: '' },
+      clusterPorts: { readHeld: async () => (isDamaged ? { ...besides, problem } : besides) },
+    });
+    world.manifests.set('torn-1:default/torn', {
+      manifest: clusterManifest('torn', { instances: 2 }),
+      revision: 4,
+    });
+    await apply('torn', { cluster: clusterManifest('torn'), backups: [backupManifest('torn-b', 'torn')] });
+    await eventually('the Backup is done', () => world.outcomes.get('torn-b')?.phase === 'completed');
+    await eventually('it is shown', async () => (await status('torn')).problems.join().includes(problem));
+    const { doubt } = await handleOf(walkeep.clusterWorkflowId('default', 'torn')).query(walkeep.desireQuery);
+    expect(doubt).toBe(problem);
+    expect(world.story.filter((line) => line.includes('sweep'))).toEqual([]);
+    expect(world.manifests.get('torn-1:default/torn')?.besides).toBeUndefined();
+    // Whoever knows the policy applies it again.
+    isDamaged = true;
+    await apply('torn', { policy: policy('p', 'torn', { retention: { keepLast: 3 } }) });
+    await eventually(
+      'the worker holds it',
+      () => world.manifests.get('torn-1:default/torn')?.besides?.policy !== undefined,
+    );
+    await eventually('sweeps begin', () => world.story.some((line) => line.includes('plan a sweep')));
+  });
+
+  it('D1: no sweep is begun while a hold that was asked for is not placed', async () => {
+    const world = newWorld();
+    await instance(world, {
+      cluster: 'holds',
+      instance: 'holds-1',
+      facts: { keeperPace: { sweep: 1 } },
+      activities: {
+        holdBackup: async () => {
+          world.story.push('hold: it is tried');
+          throw ApplicationFailure.nonRetryable('the store is away', 'access-denied');
+        },
+      },
+    });
+    const plain = backupManifest('holds-b', 'holds');
+    const annotated = (text: string) => ({
+      ...plain,
+      metadata: { ...plain.metadata, annotations: { 'walkeep.io/hold': text } },
+    });
+    await apply('holds', { cluster: clusterManifest('holds'), backups: [annotated('')] });
+    await eventually('it is shown', async () =>
+      (await status('holds')).problems.join().includes('holds-b: the store is away'),
+    );
+    const desire = () => handleOf(walkeep.clusterWorkflowId('default', 'holds')).query(walkeep.desireQuery);
+    expect((await desire()).doubt).toContain('the hold of Backup "holds-b"');
+    await sleep(2_500);
+    expect(world.story.filter((line) => line.includes('sweep'))).toEqual([]);
+    expect(world.story.filter((line) => line.startsWith('hold: '))).toHaveLength(1);
+  });
+
+  it('D1: a hold that came too late is told, and keeps no sweep waiting for ever', async () => {
+    const world = newWorld();
+    await instance(world, {
+      cluster: 'late',
+      instance: 'late-1',
+      activities: {
+        holdBackup: async () => {
+          throw ApplicationFailure.nonRetryable('it is being deleted already', 'backup-unusable');
+        },
+      },
+    });
+    const plain = backupManifest('late-b', 'late');
+    const held = { ...plain, metadata: { ...plain.metadata, annotations: { 'walkeep.io/hold': 'why' } } };
+    await apply('late', { cluster: clusterManifest('late'), backups: [held] });
+    await eventually('it is shown', async () =>
+      (await status('late')).problems.join().includes('"late-b" came too late: it is being deleted'),
+    );
+    await eventually('it is swept', () => world.story.some((line) => line.includes('plan a sweep')));
   });
 
   it('after a Backup it audits the archive and sweeps, and shows what they found', async () => {

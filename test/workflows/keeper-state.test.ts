@@ -2,20 +2,30 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { canonicalJson, fingerprint, utf8Bytes } from '../../core/fingerprint.ts';
 import { backupSchema } from '../../manifests/backup.ts';
+import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
 import { clusterSchema, type ClusterManifest } from '../../manifests/cluster.ts';
 import type { InstanceFacts } from '../../workflows/interface.ts';
+import { adopt, noteNamed } from '../../workflows/keeper-adoption.ts';
+import { noteAgenda, noteSlot, withAgenda } from '../../workflows/keeper-agenda.ts';
+import { awaitedHold, giveUpHold, noteHold, unmadeHolds } from '../../workflows/keeper-holds.ts';
+import { LIMITS } from '../../workflows/keeper-limits.ts';
+import { fitting } from '../../workflows/keeper-size.ts';
 import {
   applyTo,
+  desireOf,
   instancesBehind,
-  LIMITS,
   markBegun,
   newKeeper,
   nextBackup,
+  noteArchiving,
+  noteAudit,
   noteBackup,
   noteInstance,
+  noteSweep,
+  noteVerification,
   type KeeperState,
 } from '../../workflows/keeper-state.ts';
-import { statusOf } from '../../workflows/keeper-status.ts';
+import { problemsOf, statusOf } from '../../workflows/keeper-status.ts';
 import { backupManifest, clusterManifest } from './fake-cluster.ts';
 
 const NOW = '2026-11-24T02:00:00Z';
@@ -24,9 +34,13 @@ function manifest(spec: Record<string, unknown> = {}): ClusterManifest {
   return clusterSchema.parse(clusterManifest('main', spec));
 }
 
-function backup(name: string, spec: Record<string, unknown> = {}) {
-  return backupSchema.parse(backupManifest(name, 'main', spec));
+function backup(name: string, spec: Record<string, unknown> = {}, hold?: string) {
+  const plain = backupManifest(name, 'main', spec);
+  const annotations = hold === undefined ? {} : { 'walkeep.io/hold': hold };
+  return backupSchema.parse({ ...plain, metadata: { ...plain.metadata, annotations } });
 }
+
+const NONE = { schedules: [], verifications: [] };
 
 function facts(instance: string, more: Partial<InstanceFacts> = {}): InstanceFacts {
   return { instance, role: 'primary', host: 'h', version: '0', searchAttributes: true, ...more };
@@ -54,30 +68,123 @@ describe('keeper state', () => {
 
   it('F4: stays below 64 KiB, whatever happens to it', () => {
     const long = 'ä'.repeat(2_000);
-    const event = fc.oneof(
-      fc.record({ what: fc.constant('apply' as const), n: fc.nat(500) }),
-      fc.record({ what: fc.constant('end' as const), n: fc.nat(500) }),
-      fc.record({ what: fc.constant('instance' as const), n: fc.nat(500) }),
+    const name = (n: number) => `${'a-name-as-long-as-names-may-be-'.repeat(8).slice(0, 232)}x${n}`;
+    const damage = {
+      kind: 'missing',
+      timeline: 1,
+      first: 'f'.repeat(24),
+      last: 'f'.repeat(24),
+      count: 3,
+      detail: long,
+    };
+    const many = <Item>(item: Item): Item[] => Array.from({ length: 60 }, () => item);
+    const happen: ((state: KeeperState, n: number) => KeeperState)[] = [
+      (state, n) =>
+        noteInstance(
+          state,
+          facts(name(n), { host: long, version: long, fingerprint: 'f'.repeat(16), revision: n }),
+          NOW,
+        ),
+      (state, n) =>
+        noteBackup(state, name(n), { phase: 'failed', error: long, startedAt: NOW, stoppedAt: NOW }, NOW),
+      (state, n) =>
+        noteBackup(state, name(n), { phase: 'completed', backupId: '20261124T020000', stoppedAt: NOW }, NOW),
+      (state, n) =>
+        state.backups.length < LIMITS.waiting
+          ? applyTo(state, { backups: [backup(name(n), {}, n % 3 === 0 ? long : undefined)] }).state
+          : state,
+      (state) => noteSweep(state, { at: NOW, dryRun: false, refused: long, counts: {} } as never),
+      (state) => noteArchiving(state, { instance: 'i', at: NOW, lastError: long } as never),
+      (state) =>
+        noteAudit(state, {
+          at: NOW,
+          intervals: many({ timeline: 1, from: NOW, to: NOW, backupId: long, backupName: long }),
+          damages: many(damage),
+          warnings: many(long),
+        } as never),
+      (state, n) =>
+        noteVerification(state, {
+          id: 'i',
+          name: name(n),
+          error: long,
+          checks: many({ name: long, result: 'failed', object: long, detail: long }),
+          warnings: many(long),
+          target: { kind: 'latest', value: long },
+        } as never),
+      (state, n) => adopt(state, { ...NONE, problem: long }, n),
+      (state, n) => giveUpHold(state, name(n), long),
+      (state) =>
+        noteAgenda(state, {
+          holdProblem: 'x'.repeat(400),
+          knownSchedules: schedules.map(({ metadata }) => metadata.name),
+        }),
+      (state, n) =>
+        noteSlot(withAgenda(state, NOW), {
+          scheduledBackup: schedules[n % schedules.length]?.metadata.name ?? '',
+          slot: '2026-11-24T03:00:00Z',
+          outcome: 'missed',
+          reason: long,
+          backupName: name(n),
+        }),
+      (state, n) => noteNamed(state, { remove: [{ kind: 'ScheduledBackup', name: `${name(n)}-removed` }] }),
+    ];
+    const schedules = Array.from({ length: 8 }, (_, n) =>
+      scheduledBackupSchema.parse({
+        apiVersion: 'postgresql.cnpg.io/v1',
+        kind: 'ScheduledBackup',
+        metadata: { name: `${name(0).slice(0, 180)}x${n}` },
+        spec: { schedule: '0 0 2 * * *', cluster: { name: 'main' } },
+      }),
     );
     fc.assert(
-      fc.property(fc.array(event, { minLength: 100, maxLength: 400 }), (events) => {
-        const padding = 'x'.repeat(LIMITS.manifestBytes - 1_000);
-        let state = newKeeper(manifest({ imageName: padding }));
-        for (const { what, n } of events) {
-          const name = `backup-with-a-rather-long-name-${n}`;
-          if (what === 'instance')
-            state = noteInstance(state, facts(`instance-${n}`, { host: 'a-host.example.org' }), NOW);
-          if (what === 'end')
-            state = noteBackup(state, name, { phase: 'failed', error: long, stoppedAt: NOW }, NOW);
-          if (what === 'apply' && state.backups.length < LIMITS.waiting) {
-            state = applyTo(state, { backups: [backup(name)] }).state;
-          }
-        }
-        expect(utf8Bytes(canonicalJson(state))).toBeLessThan(64 * 1024);
-        expect(utf8Bytes(canonicalJson(statusOf(state, 'default', Date.parse(NOW))))).toBeLessThan(64 * 1024);
-      }),
-      { numRuns: 20 },
+      fc.property(
+        fc.array(fc.record({ what: fc.nat(happen.length - 1), n: fc.nat(500) }), {
+          minLength: 100,
+          maxLength: 400,
+        }),
+        (events) => {
+          const padding = 'x'.repeat(LIMITS.manifestBytes - 2_000);
+          let state = applyTo(newKeeper(manifest({ imageName: padding })), {
+            scheduledBackups: schedules,
+          }).state;
+          for (const { what, n } of events) state = happen[what]?.(state, n) ?? state;
+          const carried = fitting(state);
+          expect(utf8Bytes(canonicalJson(carried))).toBeLessThan(64 * 1024);
+          expect(desireOf(carried)).toEqual(desireOf(state));
+          expect(carried.backups).toEqual(state.backups);
+          expect(unmadeHolds(carried)).toEqual(unmadeHolds(state));
+          expect(utf8Bytes(canonicalJson(statusOf(carried, 'default', Date.parse(NOW))))).toBeLessThan(
+            64 * 1024,
+          );
+        },
+      ),
+      { numRuns: 30 },
     );
+  });
+
+  it('D1: a hold that is not placed yet is not forgotten, however many Backups end after it', () => {
+    let state = applyTo(newKeeper(manifest()), { backups: [backup('kept', {}, '')] }).state;
+    const done = { phase: 'completed', backupId: '20260124T020000', stoppedAt: NOW } as const;
+    state = noteBackup(state, 'kept', done, NOW);
+    expect(unmadeHolds(state)).toMatchObject([{ name: 'kept', reason: 'walkeep.io/hold' }]);
+    for (let n = 0; n < 15; n += 1) state = noteBackup(state, `later-${n}`, done, NOW);
+    expect(state.ended).toHaveLength(LIMITS.ended + 1);
+    expect(awaitedHold(state)).toBe('kept');
+    state = noteHold(state, 'kept', 'walkeep.io/hold');
+    expect(awaitedHold(state)).toBeUndefined();
+    expect(noteBackup(state, 'last', done, NOW).ended).toHaveLength(LIMITS.ended);
+  });
+
+  it('D1: a Backup that waits with a hold may have been taken long ago: it is waited for', () => {
+    const state = applyTo(newKeeper(manifest()), { backups: [backup('old', {}, 'why')] }).state;
+    expect(awaitedHold(state)).toBe('old');
+    const found = noteBackup(state, 'old', { phase: 'completed', backupId: '20260124T020000' }, NOW);
+    expect(unmadeHolds(found)).toMatchObject([{ name: 'old', reason: 'why' }]);
+    const late = giveUpHold(found, 'old', 'it is being deleted already');
+    expect(awaitedHold(late)).toBeUndefined();
+    expect(problemsOf(late, Date.parse(NOW)).join()).toContain('came too late');
+    // Another annotation is another wish.
+    expect(awaitedHold(applyTo(late, { backups: [backup('old', {}, 'again')] }).state)).toBe('old');
   });
 
   it('one Backup at a time, in the order they were applied', () => {

@@ -1,0 +1,95 @@
+import { log } from '@temporalio/workflow';
+import { cutText } from '../core/short-text.ts';
+import { troubleOf } from './failures.ts';
+import { clusterQueue } from './interface.ts';
+import * as agenda from './keeper-agenda.ts';
+import { clusterErrands, rethrowCancellation, type Own } from './keeper-errands.ts';
+import { giveUpHold, noteHold } from './keeper-holds.ts';
+import { LIMITS } from './keeper-limits.ts';
+import type { KeeperState } from './keeper-state.ts';
+
+/** What came of a duty, to be put into the state as it is by then. */
+export type Change = (state: KeeperState) => KeeperState;
+
+const AGAIN_MS = 10 * 60_000;
+
+function againAt(): string {
+  return new Date(Date.now() + AGAIN_MS).toISOString();
+}
+
+/** Makes Temporal's Schedules those that are declared, and removes those that are not any more. */
+export async function convergeSchedules(own: Own, state: KeeperState): Promise<Change> {
+  const { schedules = [], agenda: kept, manifest } = state;
+  const print = agenda.schedulesFingerprint(state);
+  const known = [...(kept?.knownSchedules ?? []), ...schedules.map(({ metadata }) => metadata.name)];
+  try {
+    const told = await clusterErrands(own, 'make the schedules true').convergeSchedules({
+      ...own,
+      manifest,
+      schedules,
+      known: [...new Set(known)],
+    });
+    const at = Date.now();
+    return (now) => agenda.noteSchedules(now, print, told, at);
+  } catch (error) {
+    rethrowCancellation(error);
+    log.warn(`the schedules could not be made true; it is tried again: ${String(error)}`);
+    const schedulesNotBefore = againAt();
+    return (now) => agenda.noteAgenda(now, { schedulesNotBefore });
+  }
+}
+
+/** Makes the annotation `walkeep.io/hold` of a Backup true in the repository. */
+export async function placeHold(
+  own: Own,
+  { manifest, careful }: KeeperState,
+  { name, backupId, reason }: Extract<agenda.DueWork, { kind: 'hold' }>,
+): Promise<Change> {
+  const what = reason === null ? `release ${name}` : `hold ${name}: ${reason}`;
+  try {
+    await clusterErrands(own, what).holdBackup({ ...own, manifest, backupName: name, backupId, reason });
+    return (now) => noteHold(now, name, reason);
+  } catch (error) {
+    rethrowCancellation(error);
+    const trouble = troubleOf(error, clusterQueue(own.namespace, own.cluster));
+    const why = trouble?.message ?? String(error);
+    if (careful && trouble?.code === 'backup-unusable') {
+      log.warn(`the hold of ${name} came too late: ${why}`);
+      return (now) => giveUpHold(now, name, why);
+    }
+    log.warn(`the hold of ${name} could not be made true; it is tried again: ${why}`);
+    const holdProblem = cutText(`${name}: ${why}`, 2 * LIMITS.textBytes);
+    const holdsNotBefore = againAt();
+    return (now) => agenda.noteAgenda(now, { holdsNotBefore, holdProblem });
+  }
+}
+
+/** Looks what became of slots that were due and of which nobody told. */
+export async function auditSlots(
+  own: Own,
+  { manifest, schedules }: KeeperState,
+  { schedule, since, until }: Extract<agenda.DueWork, { kind: 'slots' }>,
+): Promise<Change> {
+  const declared = schedules?.find(({ metadata }) => metadata.name === schedule);
+  if (!declared) return (now) => now;
+  try {
+    const news = await clusterErrands(own, `what became of the slots of ${schedule}?`).auditSlots({
+      ...own,
+      manifest,
+      schedule: declared,
+      since,
+      until,
+    });
+    return (now) =>
+      agenda.noteSlotsChecked(
+        news.reduce((state, one) => agenda.noteSlot(state, one), now),
+        schedule,
+        until,
+      );
+  } catch (error) {
+    rethrowCancellation(error);
+    log.warn(`the slots of ${schedule} could not be looked at; it is tried again: ${String(error)}`);
+    const later = againAt();
+    return (now) => agenda.putOffSlots(now, schedule, later);
+  }
+}

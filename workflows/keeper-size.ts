@@ -1,0 +1,59 @@
+import { canonicalJson, utf8Bytes } from '../core/fingerprint.ts';
+import { LIMITS } from './keeper-limits.ts';
+import type { EndedBackup, KeeperState } from './keeper-state.ts';
+
+/** What can be done without, the least missed first: all of it is in the repository, or is reported again. */
+const SHORTER: readonly ((state: KeeperState) => KeeperState)[] = [
+  withoutVerificationTexts,
+  withoutAuditLists,
+  (state) => ({ ...state, ended: state.ended.map(withoutError) }),
+  withoutSlotReasons,
+  ({ lastVerification: _verification, ...state }) => state,
+  (state) => ({ ...state, ended: state.ended.filter((one, at, all) => isOpen(one) || at >= all.length - 3) }),
+  ({ audit: _audit, ...state }) => state,
+];
+
+/**
+ * F4: the state, small enough to be carried on. What is declared, what waits and which holds are to be made is never
+ * left out.
+ */
+export function fitting(state: KeeperState): KeeperState {
+  let next = state;
+  for (const shorten of SHORTER) {
+    if (utf8Bytes(canonicalJson(next)) <= LIMITS.stateBytes) break;
+    next = shorten(next);
+  }
+  return next;
+}
+
+function withoutVerificationTexts(state: KeeperState): KeeperState {
+  if (!state.lastVerification) return state;
+  const checks = state.lastVerification.checks.map(({ name, result }) => ({ name, result }));
+  return { ...state, lastVerification: { ...state.lastVerification, checks, warnings: [] } };
+}
+
+function withoutAuditLists(state: KeeperState): KeeperState {
+  if (!state.audit) return state;
+  const { intervals, damages } = state.audit;
+  return {
+    ...state,
+    audit: { ...state.audit, intervals: intervals.slice(-2), damages: damages.slice(-2), warnings: [] },
+  };
+}
+
+function withoutError({ error: _error, ...one }: EndedBackup): EndedBackup {
+  return one;
+}
+
+function isOpen({ hold, held }: EndedBackup): boolean {
+  return held !== (hold ?? '');
+}
+
+function withoutSlotReasons(state: KeeperState): KeeperState {
+  const schedules = Object.entries(state.agenda?.schedules ?? {}).map(([name, known]) => {
+    if (!known.last) return [name, known];
+    const { reason: _reason, ...last } = known.last;
+    return [name, { ...known, last }];
+  });
+  return { ...state, agenda: { ...state.agenda, schedules: Object.fromEntries(schedules) } };
+}
