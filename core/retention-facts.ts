@@ -56,7 +56,12 @@ export interface RetentionBackup {
   /** What is known to be missing or damaged of its parts: it doesn't count for the rules, and holds back nothing else. */
   readonly damage?: string | undefined;
   readonly tombstonedAt?: Date | undefined;
-  /** Its deletion went as far as its data: no rule can bring it back, and it is finished. */
+  /** The grace period its tombstone was placed under, where it is known and matters. */
+  readonly markGraceMs?: number | undefined;
+  /**
+   * Its deletion went as far as the first tar of its data, without which nobody restores it: no rule can bring it back,
+   * and it is finished. What was only said to be deleted is a backup like any other.
+   */
   readonly deletionBegan?: boolean | undefined;
 }
 
@@ -88,7 +93,7 @@ export interface RetentionFacts {
   readonly policy?: RetentionRules | undefined;
   /** The Cluster's `retentionPolicy`; absent when it has none. */
   readonly windowMs?: number | undefined;
-  /** Between tombstone and deletion; what is younger is out of reach. */
+  /** Between tombstone and deletion, unless the tombstone was placed under a longer one; what is younger is out of reach. */
   readonly graceMs: number;
   /** How long a backup may run (`attempts.deadline`). */
   readonly deadlineMs: number;
@@ -100,6 +105,8 @@ export interface RetentionFacts {
   readonly systemId?: string | undefined;
   /** What the caller saw and does not understand, as whole phrases: odd listings, unreadable histories. Each forbids all deletions. */
   readonly doubts?: readonly string[] | undefined;
+  /** Why nothing may be decided now, as a whole phrase: a doubt that holds back also what is taken back without rules. */
+  readonly undecidable?: string | undefined;
 }
 
 export interface PlannedBackup {

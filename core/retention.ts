@@ -40,10 +40,12 @@ export function planRetention(given: RetentionFacts): RetentionPlan {
   const counted = [...standings.values()].flatMap((standing) =>
     standing.kind === 'counted' ? [standing.counted] : [],
   );
-  if (facts.windowMs === undefined && facts.policy === undefined) return keepAll(facts, tree, standings);
+  const hasRules = facts.windowMs !== undefined || facts.policy !== undefined;
+  if (!hasRules && facts.undecidable === undefined) return keepAll(facts, tree, standings);
 
   const impossible = impossibleFacts(facts);
   const doubts = [
+    ...(facts.undecidable === undefined ? [] : [facts.undecidable]),
     ...impossible,
     ...(facts.doubts ?? []),
     ...doubtsAboutRecords(facts, tree),
@@ -81,12 +83,13 @@ function usedTimelines(facts: RetentionFacts): Set<number> {
 // ---- what forbids everything ------------------------------------------------------------------------------------------
 
 function impossibleFacts(facts: RetentionFacts): string[] {
-  const { now, storeNow, graceMs, deadlineMs, windowMs, policy } = facts;
+  const { now, storeNow, graceMs, deadlineMs, windowMs, policy, backups } = facts;
   const isMoment = (value: number) => Number.isFinite(value) && Math.abs(value) < 8e15;
   const isSpan = (value: number) => isMoment(value) && value >= 0;
   const doubts: string[] = [];
   if (!isMoment(now) || !isMoment(storeNow ?? now)) doubts.push('the time is not known');
-  if (!isSpan(graceMs) || !isSpan(deadlineMs) || !isSpan(windowMs ?? 0) || windowMs === 0)
+  const spans = [graceMs, deadlineMs, windowMs ?? 0, ...backups.map(({ markGraceMs }) => markGraceMs ?? 0)];
+  if (!spans.every(isSpan) || windowMs === 0)
     doubts.push('the grace period, the deadline of a backup or the window is no span of time');
   if (policy !== undefined && !isTimezone(policy.timezone))
     doubts.push(`there is no time zone "${policy.timezone}"`);
@@ -171,7 +174,7 @@ function decideAll(judged: readonly Judged[], facts: RetentionFacts): PlannedBac
 }
 
 function decide({ backup, standing, keeps }: Judged, facts: RetentionFacts): PlannedBackup {
-  const { backupId, tombstonedAt } = backup;
+  const { backupId, tombstonedAt, markGraceMs = 0 } = backup;
   if (standing.kind === 'deleting') {
     const began = 'its deletion has begun, and what is left of it can not be restored';
     const decision = keeps.length === 0 ? 'delete' : 'undecided';
@@ -183,10 +186,16 @@ function decide({ backup, standing, keeps }: Judged, facts: RetentionFacts): Pla
   }
   const why = whyItMayGo(backup, standing, facts);
   const now = cautiousNow(facts);
-  const dueAt = (tombstonedAt?.getTime() ?? now) + facts.graceMs;
-  if (tombstonedAt === undefined && dueAt > now) return { backupId, decision: 'mark', reasons: [why], dueAt };
+  if (tombstonedAt === undefined && facts.graceMs > 0)
+    return { backupId, decision: 'mark', reasons: [why], dueAt: now + facts.graceMs };
+  // With a policy that is lost its grace period is lost too: what was marked under a longer one has that time.
+  const dueAt = (tombstonedAt?.getTime() ?? now) + Math.max(facts.graceMs, markGraceMs);
+  const promised =
+    markGraceMs > facts.graceMs
+      ? [`it was marked under a grace period of ${formatDuration(markGraceMs)}`]
+      : [];
   // not `dueAt > now`: a tombstone without a readable time must not be due
-  if (!(dueAt <= now)) return { backupId, decision: 'wait', reasons: [why], dueAt };
+  if (!(dueAt <= now)) return { backupId, decision: 'wait', reasons: [why, ...promised], dueAt };
   const over = tombstonedAt === undefined ? [] : [`its tombstone of ${tombstonedAt.toISOString()} is due`];
   return { backupId, decision: 'delete', reasons: [why, ...over] };
 }

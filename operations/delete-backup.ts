@@ -1,11 +1,57 @@
-import { BackupError } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
+import { formatDuration } from '../core/duration.ts';
 import { failpoint } from '../core/failpoint.ts';
-import { inspectBackup, type BackupPart } from '../repository/catalogue.ts';
+import { inspectBackup } from '../repository/catalogue.ts';
 import { isOver, listHolds } from '../repository/holds.ts';
 import { readKeep } from '../repository/keeps.ts';
+import { ownKey } from '../repository/layout.ts';
+import type { Lease } from '../repository/lease.ts';
 import type { Repository } from '../repository/repository.ts';
-import { stopDeletion, readTombstone } from '../repository/tombstones.ts';
+import { utf8 } from '../repository/small-object.ts';
+import { readMark, stopDeletion } from '../repository/tombstones.ts';
+import { isFirstPart } from './sweep-backup.ts';
 import { KEYS_AT_ONCE } from './sweep-wal.ts';
+
+/**
+ * Proves that this key may delete, on an object made for that: one that may not would leave backups that are said to be
+ * deleted, and that nobody restores from.
+ *
+ * @throws BackupError `access-denied` when it may not; what the store throws
+ */
+export async function requireMayDelete(r: Repository, signal: AbortSignal): Promise<void> {
+  // Always the same, so that a key that may not delete leaves one and no more.
+  const key = ownKey(r.server, 'deletion-probe');
+  const bytes = utf8('written and deleted by a sweep, to see that it may delete\n');
+  try {
+    await r.store.put(key, bytes, { signal, sizeBytes: bytes.length });
+    await r.store.delete([key], { signal });
+  } catch (error) {
+    if (!isBackupError(error, 'access-denied')) throw error;
+    throw new BackupError(
+      'access-denied',
+      `a sweep of ${r.url} needs a key that may write and delete: ${error.message}`,
+      {
+        cause: error,
+        hint: 'no backup was touched; let a worker with a key that may delete sweep (retention.queue)',
+      },
+    );
+  }
+  if ((await r.store.head(key, { signal })) !== undefined) throw stillThere(r, key);
+}
+
+/** Why a backup stays for now. */
+export interface Reprieve {
+  readonly why: string;
+  /** When its mark is due, in ms since 1970; absent: its mark is to be taken back. */
+  readonly dueAt?: number;
+}
+
+export interface LastLook {
+  readonly storeNow: Date;
+  /** The grace period that is declared now. */
+  readonly graceMs: number;
+  readonly signal: AbortSignal;
+}
 
 /**
  * Why a backup may not go after all: asked right before its first object goes, of what somebody may have changed in
@@ -14,16 +60,20 @@ import { KEYS_AT_ONCE } from './sweep-wal.ts';
 export async function whyNotNow(
   r: Repository,
   backupId: string,
-  { storeNow, signal }: { readonly storeNow: Date; readonly signal: AbortSignal },
-): Promise<string | undefined> {
+  { storeNow, graceMs, signal }: LastLook,
+): Promise<Reprieve | undefined> {
   const held = (await listHolds(r, signal)).find(
     (hold) => hold.backupId === backupId && !isOver(hold, storeNow),
   );
-  if (held) return `in use by a ${held.kind}: ${held.reason}`;
+  if (held) return { why: `in use by a ${held.kind}: ${held.reason}` };
   const keep = await readKeep(r, backupId, signal);
-  if (keep !== undefined) return `somebody put a keep on it (${keep})`;
-  if ((await readTombstone(r, backupId, signal)) === undefined) return 'its tombstone was removed';
-  return undefined;
+  if (keep !== undefined) return { why: `somebody put a keep on it (${keep})` };
+  const mark = await readMark(r, backupId, signal);
+  if (mark === undefined) return { why: 'its tombstone was removed' };
+  const grace = Math.max(mark.graceMs, graceMs);
+  const dueAt = mark.markedAt.getTime() + grace;
+  if (dueAt <= storeNow.getTime()) return undefined;
+  return { why: `the grace period of its tombstone, ${formatDuration(grace)}, is not over`, dueAt };
 }
 
 export interface DeleteDataOptions {
@@ -35,25 +85,21 @@ export interface DeleteDataOptions {
 /**
  * Deletes the tars of a backup. The first of the data directory goes first and alone: without it no tool, ours or
  * stock, begins a restore, whatever the record says. Foreign objects in its folder stay.
+ *
+ * @returns how many were there to be deleted
  */
 export async function deleteData(
   r: Repository,
   backupId: string,
   { mayGoOn, signal }: DeleteDataOptions,
-): Promise<void> {
+): Promise<number> {
   const { parts } = await inspectBackup(r, backupId, signal);
-  const isFirst = ({ area, index }: BackupPart) => area === 'data' && index === 0;
-  const first = parts.filter(isFirst).map(({ key }) => key);
-  const rest = parts.filter((part) => !isFirst(part)).map(({ key }) => key);
+  const first = parts.filter(isFirstPart).map(({ key }) => key);
+  const rest = parts.filter((part) => !isFirstPart(part)).map(({ key }) => key);
   failpoint('sweep.before-delete-data');
   await mayGoOn();
   if (first.length > 0) {
-    try {
-      await r.store.delete(first, { signal });
-    } catch (error) {
-      await sparedIfWhole(r, backupId, parts.length);
-      throw error;
-    }
+    await r.store.delete(first, { signal });
     failpoint('sweep.first-part-deleted');
   }
   for (let at = 0; at < rest.length; at += KEYS_AT_ONCE) {
@@ -61,22 +107,42 @@ export async function deleteData(
     await r.store.delete(rest.slice(at, at + KEYS_AT_ONCE), { signal });
   }
   const left = (await inspectBackup(r, backupId, signal)).parts[0];
-  if (left) {
-    throw new BackupError(
-      'store-unavailable',
-      `${r.store.url}/${left.key} was deleted, said the store, and is there`,
-    );
-  }
+  if (left) throw stillThere(r, left.key);
   failpoint('sweep.data-deleted');
+  return parts.length;
 }
 
-/** A key that may not delete, or a lock on the object: then it is a backup as before. */
-async function sparedIfWhole(r: Repository, backupId: string, count: number): Promise<void> {
-  const signal = AbortSignal.timeout(30_000);
-  try {
-    const { parts } = await inspectBackup(r, backupId, signal);
-    if (parts.length === count) await stopDeletion(r, backupId, signal);
-  } catch {
-    // The next sweep sees to it.
+/** For taking back what was said, when something went wrong; also when the sweep itself was aborted. */
+const SPARE_MS = 30_000;
+
+/**
+ * Takes backups that are still whole out of "being deleted"; their marks stay. Best effort, in a time of its own: the
+ * next sweep sees to what is not reached. Without the lease nothing is written: whoever has it may be deleting these
+ * very backups.
+ *
+ * @param whole by id: how many tars each had
+ */
+export async function spareWhole(
+  r: Repository,
+  whole: ReadonlyMap<string, number>,
+  lease: Pick<Lease, 'check' | 'lost'>,
+): Promise<void> {
+  const signal = AbortSignal.any([AbortSignal.timeout(SPARE_MS), lease.lost]);
+  for (const [backupId, count] of whole) {
+    if (signal.aborted) return;
+    try {
+      if ((await inspectBackup(r, backupId, signal)).parts.length !== count) continue;
+      await lease.check(signal);
+      await stopDeletion(r, backupId, signal);
+    } catch {
+      // What went wrong before is told, not what went wrong with this.
+    }
   }
+}
+
+function stillThere(r: Repository, key: string): BackupError {
+  return new BackupError(
+    'store-unavailable',
+    `${r.store.url}/${key} was deleted, said the store, and is there`,
+  );
 }

@@ -1,7 +1,7 @@
 import { isBackupError, messageOf } from '../core/errors.ts';
 import { parseDuration } from '../core/duration.ts';
 import { parseRetentionPolicy } from '../core/retention-policy.ts';
-import type { RetentionBackup, RetentionFacts, WalHold } from '../core/retention.ts';
+import type { RetentionFacts, WalHold } from '../core/retention.ts';
 import { SegmentRanges } from '../core/segment-ranges.ts';
 import { DEFAULT_SEGMENT_SIZE, parseSegmentName, segmentNumber, type SegmentName } from '../core/segment.ts';
 import type { TimelineSwitch } from '../core/timeline.ts';
@@ -19,6 +19,7 @@ import { listTombstones, type ListedTombstone } from '../repository/tombstones.t
 import { listVerifications, provenAt } from '../repository/verifications.ts';
 import { listWal, readHistories } from '../repository/wal.ts';
 import { listAttempts, type StoredAttempt } from './backup-attempt.ts';
+import { describeHold, falselyHalfGone, retentionBackup } from './sweep-backup.ts';
 
 /** What is declared about deletion. */
 export interface SweepRules {
@@ -29,6 +30,8 @@ export interface SweepRules {
   readonly graceMs: number;
   /** How long a backup may run. */
   readonly deadlineMs: number;
+  /** Why nothing may be decided now, as a whole phrase: then nothing is marked, deleted or cleaned up. */
+  readonly doubt?: string;
 }
 
 /** @param hasPolicy whether `policy` was applied; the defaults of nobody's policy delete nothing */
@@ -44,6 +47,11 @@ export function sweepRules(
     graceMs: parseDuration(policy.retention.grace),
     deadlineMs: parseDuration(policy.attempts.deadline),
   };
+}
+
+/** Whether anything is declared that could let something go: without it nothing at all is deleted (D3). */
+export function hasRules({ policy, windowMs }: SweepRules): boolean {
+  return policy !== undefined || windowMs !== undefined;
 }
 
 /** What the repository says about backups, and what is being done with them. */
@@ -111,7 +119,7 @@ export async function readSweepCatalogue(
     attempts,
     proven,
     ...(owner && { owner }),
-    doubts: disagreements(entries, folders),
+    doubts: disagreements(entries, folders, await falselyHalfGone(r, entries, folders, signal)),
   };
 }
 
@@ -131,6 +139,7 @@ async function readRecord(
 function disagreements(
   entries: readonly CatalogueEntry[],
   folders: ReadonlyMap<string, BackupFolder>,
+  falselyGone: readonly string[],
 ): string[] {
   const read = new Set(entries.map(({ backupId }) => backupId));
   const listed = [...folders].filter(([, { recordedAt }]) => recordedAt !== undefined).map(([id]) => id);
@@ -138,7 +147,7 @@ function disagreements(
     ({ backupId, info }) => info && folders.get(backupId)?.recordedAt === undefined,
   );
   const unread = listed.filter((id) => !read.has(id));
-  const odd = [...unread, ...unlisted.map(({ backupId }) => backupId)];
+  const odd = [...new Set([...unread, ...unlisted.map(({ backupId }) => backupId), ...falselyGone])];
   if (odd.length === 0) return [];
   return [
     `two listings of base/ do not agree about ${odd.slice(0, 3).join(', ')}${odd.length > 3 ? ` and ${odd.length - 3} more` : ''}`,
@@ -220,19 +229,28 @@ export interface Clocks {
   readonly storeNow?: number;
 }
 
-/** Puts together what a plan is made from. */
+/**
+ * Puts together what a plan is made from.
+ *
+ * @param markGraces by id: the grace period that a tombstone was placed under, in ms, as far as it is known
+ */
 export function retentionFacts(
   catalogue: SweepCatalogue,
   archive: SweepArchive,
   rules: SweepRules,
   clocks: Clocks,
+  markGraces: ReadonlyMap<string, number> = new Map(),
 ): RetentionFacts {
   const holds = catalogue.holds.filter(
     (hold) => !isOver(hold, clocks.storeNow === undefined ? undefined : new Date(clocks.storeNow)),
   );
   const { walHolds, doubts } = heldWal(holds, archive.segments.segmentSize);
   return {
-    backups: catalogue.entries.map((entry) => asRetentionBackup(entry, catalogue, holds)),
+    backups: catalogue.entries.map((entry) => {
+      const markGraceMs = markGraces.get(entry.backupId);
+      const backup = retentionBackup(entry, catalogue, holds);
+      return markGraceMs === undefined ? backup : { ...backup, markGraceMs };
+    }),
     histories: archive.histories,
     segments: archive.segments,
     partials: archive.partials,
@@ -246,6 +264,7 @@ export function retentionFacts(
     deadlineMs: rules.deadlineMs,
     ...clocks,
     ...(catalogue.owner && { systemId: catalogue.owner.systemId }),
+    ...(rules.doubt !== undefined && { undecidable: rules.doubt }),
     doubts: [...catalogue.doubts, ...archive.doubts, ...doubts],
   };
 }
@@ -268,62 +287,4 @@ function heldWal(
     }
   }
   return { walHolds, doubts };
-}
-
-function describeHold({ kind, reason }: StoredHold): string {
-  return kind === 'manual' ? reason : `in use by a ${kind}: ${reason}`;
-}
-
-function asRetentionBackup(
-  entry: CatalogueEntry,
-  { folders, records, proven }: SweepCatalogue,
-  holds: readonly StoredHold[],
-): RetentionBackup {
-  const { backupId, info, problem, keep, tombstone } = entry;
-  const folder = folders.get(backupId);
-  const held = holds.filter((hold) => hold.backupId === backupId).map(describeHold);
-  const damage = info && damageOf(entry, folder, records.get(backupId));
-  const provedAt = proven.get(backupId);
-  const schedule = info && scheduleOf(info.backupName);
-  const tombstonedAt = tombstone?.markedAt ?? tombstone?.deletingSince;
-  return {
-    ...(info ?? { backupId, status: 'EMPTY', segmentSize: DEFAULT_SEGMENT_SIZE }),
-    ...(info === undefined && { problem: problem ?? 'its record can’t be read' }),
-    ...(folder?.recordedAt && { storedAt: folder.recordedAt }),
-    ...(keep && { keep }),
-    ...(held.length > 0 && { hold: held.join('; ') }),
-    ...(schedule !== undefined && { schedule }),
-    ...(provedAt && { provenAt: provedAt }),
-    ...(damage !== undefined && { damage }),
-    ...(tombstonedAt && { tombstonedAt }),
-    ...(tombstone?.deletingSince &&
-      (damage !== undefined || info?.status !== 'DONE') && { deletionBegan: true }),
-  };
-}
-
-/** Why what a completed backup consists of is not all there; `undefined` when it is, as far as names and sizes tell. */
-function damageOf(
-  { info, backupId }: CatalogueEntry,
-  folder: BackupFolder | undefined,
-  record: BackupRecord | 'unreadable' | undefined,
-): string | undefined {
-  if (info?.status !== 'DONE' || info.snapshots) return undefined;
-  const parts = folder?.parts ?? [];
-  const areas = ['data', ...info.tablespaces.map(({ oid }) => `${oid}`)];
-  const missing = areas.find((area) => !parts.some((part) => part.area === area));
-  if (missing !== undefined) return `${missing}.tar is missing`;
-  if (folder && folder.problems.length > 0) return folder.problems.join('; ');
-  if (record === 'unreadable') return "walkeep's own record of it can't be read";
-  const stored = new Map(parts.map(({ key, sizeBytes }) => [key.slice(key.lastIndexOf('/') + 1), sizeBytes]));
-  for (const { name, storedBytes } of record?.parts ?? []) {
-    const size = stored.get(name);
-    if (size === undefined) return `${name} is missing`;
-    if (size !== storedBytes) return `${name} has ${size} bytes, ${storedBytes} were recorded`;
-  }
-  return folder === undefined ? `nothing of ${backupId} was listed` : undefined;
-}
-
-/** Backups that a schedule took are named after it and their time. */
-function scheduleOf(backupName: string | undefined): string | undefined {
-  return /^(.+)-\d{14}$/.exec(backupName ?? '')?.[1];
 }

@@ -12,20 +12,29 @@ import type { RepositoryAccess } from './open-repository.ts';
  */
 export async function unlessRotated(
   error: unknown,
-  { config: before }: RepositoryAccess,
+  access: RepositoryAccess,
   resolve: () => Promise<RepositoryAccess>,
   code: Extract<ErrorCode, 'backup-interrupted' | 'restore-interrupted'>,
 ): Promise<unknown> {
-  if (!isBackupError(error, 'access-denied') || before.kind !== 's3') return error;
-  const now = await resolve().then(
-    ({ config }) => config,
-    () => undefined,
-  );
-  if (now?.kind !== 's3' || isSameKey(now.credentials, before.credentials)) return error;
+  if (!isBackupError(error, 'access-denied') || !(await wasRotated(error, access, resolve))) return error;
   return new BackupError(code, `the secret was replaced meanwhile: ${error.message}`, {
     cause: error,
     hint: 'a new attempt uses the new one',
   });
+}
+
+/** Whether work that was done with `access` failed because its key was refused, and there is another one by now. */
+export async function wasRotated(
+  error: unknown,
+  { config: before }: RepositoryAccess,
+  resolve: () => Promise<RepositoryAccess>,
+): Promise<boolean> {
+  if (!isBackupError(error, 'access-denied') || before.kind !== 's3') return false;
+  const now = await resolve().then(
+    ({ config }) => config,
+    () => undefined,
+  );
+  return now?.kind === 's3' && !isSameKey(now.credentials, before.credentials);
 }
 
 function isSameKey(a: S3Credentials | undefined, b: S3Credentials | undefined): boolean {

@@ -162,12 +162,54 @@ export function describeLeftover(leftover: Leftover): string {
   }
 }
 
+export interface RemoveOptions {
+  /** Asked before each: throws when nothing more may be deleted. */
+  readonly mayGoOn: () => Promise<void>;
+  readonly signal: AbortSignal;
+}
+
+/** Removes all of them, one after the other. @returns what is gone, for people, and why the rest was left */
+export async function removeLeftovers(
+  r: Repository,
+  leftovers: readonly Leftover[],
+  { mayGoOn, signal }: RemoveOptions,
+): Promise<{ removed: string[]; warnings: string[] }> {
+  const removed: string[] = [];
+  const warnings: string[] = [];
+  for (const leftover of leftovers) {
+    await mayGoOn();
+    const why = await removeLeftover(r, leftover, signal);
+    if (why === undefined) removed.push(describeLeftover(leftover));
+    else warnings.push(why);
+  }
+  return { removed, warnings };
+}
+
+/** The last steps of deletions whose data and WAL are gone. @returns why something was left, as whole phrases */
+export async function deleteRecords(
+  r: Repository,
+  backupIds: readonly string[],
+  { mayGoOn, onNext, signal }: RemoveOptions & { readonly onNext: () => void },
+): Promise<string[]> {
+  const left: string[] = [];
+  for (const backupId of backupIds) {
+    onNext();
+    failpoint('sweep.before-delete-record');
+    await mayGoOn();
+    await r.store.delete([backupInfoKey(r.server, backupId)], { signal });
+    failpoint('sweep.record-deleted');
+    const why = await removeLeftover(r, { kind: 'unfinished', backupId }, signal);
+    if (why !== undefined) left.push(why);
+  }
+  return left;
+}
+
 /**
  * Removes one leftover. Removing what is not there succeeds.
  *
  * @returns why it was left, as a whole phrase
  */
-export async function removeLeftover(
+async function removeLeftover(
   r: Repository,
   leftover: Leftover,
   signal: AbortSignal,

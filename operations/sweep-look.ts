@@ -1,5 +1,7 @@
 import { planRetention, type RetentionPlan } from '../core/retention.ts';
+import { concurrently } from '../repository/concurrently.ts';
 import type { Repository } from '../repository/repository.ts';
+import { readTombstone } from '../repository/tombstones.ts';
 import {
   readSweepArchive,
   readSweepCatalogue,
@@ -19,6 +21,14 @@ export interface Look {
   readonly plan: RetentionPlan;
   /** Backups whose deletion has gone as far as their data. */
   readonly halfGone: ReadonlySet<string>;
+  /** By id, of backups that are due: what their marks say. Marks don't change, so each is read once. */
+  readonly marks: ReadonlyMap<string, ReadMark>;
+}
+
+interface ReadMark {
+  /** When it was placed, by the store's time; another one is another mark. */
+  readonly markedAt: number;
+  readonly graceMs: number;
 }
 
 /** Reads everything. Two listings that do not agree are read once more: somebody may have written in between. */
@@ -32,22 +42,60 @@ export async function lookAround(
   const catalogue = first.doubts.length === 0 ? first : await readSweepCatalogue(r, signal, first);
   const after = youngAfter(catalogue, { ...rules, now: clocks.storeNow ?? clocks.now });
   const archive = await readSweepArchive(r, segmentSizeOf(catalogue), after, signal);
-  return judge(catalogue, archive, rules, clocks);
-}
-
-function judge(catalogue: SweepCatalogue, archive: SweepArchive, rules: SweepRules, clocks: Clocks): Look {
-  const facts = retentionFacts(catalogue, archive, rules, clocks);
-  const halfGone = facts.backups.flatMap(({ deletionBegan, backupId }) => (deletionBegan ? [backupId] : []));
-  return { catalogue, archive, plan: planRetention(facts), halfGone: new Set(halfGone) };
+  return judge(r, { catalogue, archive, marks: new Map() }, { rules, clocks, signal });
 }
 
 /** All but the names of WAL, which only grow: holds, keeps, new and vanished backups. */
 export async function lookAgain(
   r: Repository,
-  { catalogue: known, archive }: Look,
+  { catalogue: known, archive, marks }: Look,
   rules: SweepRules,
   clocks: Clocks,
   signal: AbortSignal,
 ): Promise<Look> {
-  return judge(await readSweepCatalogue(r, signal, known), archive, rules, clocks);
+  const catalogue = await readSweepCatalogue(r, signal, known);
+  return judge(r, { catalogue, archive, marks }, { rules, clocks, signal });
 }
+
+interface Judging {
+  readonly rules: SweepRules;
+  readonly clocks: Clocks;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Plans, reads the marks of what is due, and plans again with what they say: until no mark of anything that is due is
+ * unread. It comes to its end because every turn reads some.
+ *
+ * @throws BackupError `format-invalid` for a mark that can't be read: how long its backup has is not known
+ */
+async function judge(
+  r: Repository,
+  { catalogue, archive, marks: known }: Pick<Look, 'catalogue' | 'archive' | 'marks'>,
+  { rules, clocks, signal }: Judging,
+): Promise<Look> {
+  const placedAt = (backupId: string) => catalogue.tombstones.get(backupId)?.markedAt?.getTime();
+  const marks = new Map([...known].filter(([backupId, { markedAt }]) => placedAt(backupId) === markedAt));
+  for (;;) {
+    const graces = new Map([...marks].map(([backupId, { graceMs }]) => [backupId, graceMs]));
+    const facts = retentionFacts(catalogue, archive, rules, clocks, graces);
+    const halfGone = new Set(
+      facts.backups.flatMap(({ deletionBegan, backupId }) => (deletionBegan ? [backupId] : [])),
+    );
+    const plan = planRetention(facts);
+    const unread = plan.backups.flatMap(({ backupId, decision }) => {
+      const markedAt = placedAt(backupId);
+      const isKnown = marks.has(backupId) || halfGone.has(backupId) || markedAt === undefined;
+      return decision !== 'delete' || isKnown ? [] : [{ backupId, markedAt }];
+    });
+    await concurrently(unread, READS_AT_ONCE, async ({ backupId, markedAt }) => {
+      const { graceMs = 0 } = (await readTombstone(r, backupId, signal)) ?? {};
+      marks.set(backupId, { markedAt, graceMs });
+    });
+    const isLater = ({ backupId }: { backupId: string }) =>
+      (marks.get(backupId)?.graceMs ?? 0) > rules.graceMs;
+    if (!unread.some(isLater)) return { catalogue, archive, plan, halfGone, marks };
+  }
+}
+
+const READS_AT_ONCE = 8;

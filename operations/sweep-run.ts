@@ -1,42 +1,19 @@
 import { failpoint } from '../core/failpoint.ts';
 import type { PlannedBackup } from '../core/retention.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
-import { backupInfoKey } from '../repository/layout.ts';
 import type { Lease } from '../repository/lease.ts';
 import type { Repository } from '../repository/repository.ts';
 import { storeTime } from '../repository/store-time.ts';
-import {
-  beginDeletion,
-  markedBackup,
-  placeTombstone,
-  stopDeletion,
-  takeBackTombstone,
-} from '../repository/tombstones.ts';
-import { deleteData, whyNotNow } from './delete-backup.ts';
-import { youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
-import { describeLeftover, findLeftovers, removeLeftover } from './sweep-leftovers.ts';
+import { beginDeletion, stopDeletion, takeBackTombstone } from '../repository/tombstones.ts';
+import { unlessAborted } from '../streams/abortable.ts';
+import { deleteData, requireMayDelete, spareWhole, whyNotNow, type Reprieve } from './delete-backup.ts';
+import { hasRules, youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
+import { deleteRecords, findLeftovers, removeLeftovers } from './sweep-leftovers.ts';
 import { lookAgain, lookAround, type Look } from './sweep-look.ts';
+import { placeMarks } from './sweep-mark.ts';
+import type { SweepOptions, SweepProgress } from './sweep-options.ts';
 import { NOTHING_DONE, sweepReport, type SweepDone } from './sweep-report.ts';
-import { deleteWal } from './sweep-wal.ts';
-
-/** Plain JSON. */
-export interface SweepProgress {
-  readonly phase:
-    'looking' | 'marking' | 'deleting' | 'deleting-wal' | 'deleting-records' | 'cleaning-up' | 'done';
-  readonly deletedBackups: number;
-  readonly deletedWal: number;
-  readonly deletedBytes: number;
-}
-
-export interface SweepOptions {
-  readonly signal: AbortSignal;
-  /** Names who sweeps, for whoever meets the lease. */
-  readonly holder: string;
-  readonly onProgress?: (progress: SweepProgress) => void;
-  /** The host's clock, in ms. */
-  readonly now?: () => number;
-  readonly lease?: { readonly ttlMs?: number; readonly settleMs?: number };
-}
+import { deletesWal, deleteWal } from './sweep-wal.ts';
 
 /** So many backups are made known together as being deleted, and looked at again together. */
 const GROUP = 20;
@@ -53,6 +30,10 @@ export class SweepRun {
   readonly #spared = new Map<string, PlannedBackup | undefined>();
   #clocks: Clocks = { now: 0 };
   #look: Look | undefined;
+  /** Why nothing more may be deleted, by the last look; a whole phrase. */
+  #stopped: string | undefined;
+  /** Whether this sweep has deleted some data: before that nobody knows that the store lets it. */
+  #hasDeleted = false;
   #done: SweepDone = NOTHING_DONE;
 
   constructor(r: Repository, rules: SweepRules, lease: Lease, options: SweepOptions) {
@@ -81,40 +62,18 @@ export class SweepRun {
     const look = await lookAround(this.#r, this.#rules, this.#clocks, this.#signal);
     this.#look = look;
     if (look.plan.refused !== undefined) return this.#conclude(look, []);
-    await this.#mark(look);
+    this.#report('marking');
+    const { marked, warnings } = await placeMarks(this.#r, look, {
+      lease: this.#lease,
+      now,
+      graceMs: this.#rules.graceMs,
+      signal: this.#signal,
+    });
+    this.#done = { ...this.#done, marked };
+    this.#warnings.push(...warnings);
     const deleted = await this.#deleteBackups();
     const leftovers = deleted === undefined ? [] : await this.#cleanUp();
     return this.#conclude(look, leftovers);
-  }
-
-  /** What may be taken back comes first: it saves something. */
-  async #mark({ plan, catalogue }: Look): Promise<void> {
-    this.#report('marking');
-    for (const { backupId, takeBack, reasons } of plan.backups) {
-      if (!takeBack) continue;
-      await this.#lease.check(this.#signal);
-      await takeBackTombstone(this.#r, backupId, this.#signal);
-      this.#warnings.push(`${backupId} was marked, and stays: ${reasons.join('; ')}`);
-    }
-    const marked: string[] = [];
-    for (const { backupId, decision, reasons } of plan.backups) {
-      if (decision !== 'mark') continue;
-      failpoint('sweep.before-tombstone');
-      await this.#lease.check(this.#signal);
-      const info = catalogue.entries.find((entry) => entry.backupId === backupId)?.info;
-      const tombstone = {
-        version: 1 as const,
-        backupId,
-        reasons: reasons.slice(0, 100).map((reason) => reason.slice(0, 1000)),
-        epoch: this.#lease.epoch,
-        markedAt: new Date(this.#clocks.now).toISOString(),
-        backup: info ? markedBackup(info, catalogue.folders.get(backupId)?.sizeBytes) : {},
-      };
-      await placeTombstone(this.#r, tombstone, this.#signal);
-      failpoint('sweep.tombstoned');
-      marked.push(backupId);
-    }
-    this.#done = { ...this.#done, marked };
   }
 
   /**
@@ -125,27 +84,63 @@ export class SweepRun {
    */
   async #deleteBackups(): Promise<readonly string[] | undefined> {
     const deleted: string[] = [];
+    if (this.#due(deleted).length > 0) {
+      await this.#lease.check(this.#signal);
+      await requireMayDelete(this.#r, this.#signal);
+    }
     for (;;) {
-      const due = this.#due(deleted).slice(0, GROUP);
+      // What may go wrong with deleting is learnt from one backup, not from a group of them.
+      const due = this.#due(deleted).slice(0, this.#hasDeleted ? GROUP : 1);
       if (due.length === 0) break;
       this.#report('deleting');
-      for (const { backupId } of due) {
-        failpoint('sweep.before-deleting');
-        await this.#lease.check(this.#signal);
-        await beginDeletion(this.#r, backupId, this.#signal);
-        failpoint('sweep.deleting');
+      try {
+        if (!(await this.#deleteGroup(due, deleted))) return this.#stop();
+      } catch (error) {
+        await this.#spareGroup(due, deleted);
+        throw error;
       }
-      // Whoever places a hold looks for our word afterwards, and we look for holds after our word: one sees the other.
-      await this.#lookAgain();
-      for (const { backupId } of due) if (await this.#deleteOne(backupId)) deleted.push(backupId);
-      await this.#lookAgain();
-      if (this.#look?.plan.refused !== undefined) return this.#stop();
+      if (this.#stopped !== undefined) return this.#stop();
     }
-    if (deleted.length > 0) await this.#lookAgain();
-    if (this.#look?.plan.refused !== undefined) return this.#stop();
+    if (deleted.length > 0 || this.#deletesWal()) await this.#lookAgain();
+    if (this.#stopped !== undefined) return this.#stop();
     await this.#deleteWal(deleted);
     await this.#deleteRecords(deleted);
     return deleted;
+  }
+
+  /** @returns whether it was done; what is deleted by then is in `deleted`, also after a failure */
+  async #deleteGroup(due: readonly PlannedBackup[], deleted: string[]): Promise<boolean> {
+    for (const { backupId } of due) {
+      failpoint('sweep.before-deleting');
+      await this.#lease.check(this.#signal);
+      await beginDeletion(this.#r, backupId, this.#signal);
+      failpoint('sweep.deleting');
+    }
+    // Whoever places a hold looks for our word afterwards, and we look for holds after our word: one sees the other.
+    await this.#lookAgain();
+    if (this.#stopped !== undefined) {
+      await this.#spareGroup(due, deleted);
+      return false;
+    }
+    for (const { backupId } of due) if (await this.#deleteOne(backupId)) deleted.push(backupId);
+    await this.#lookAgain();
+    return true;
+  }
+
+  /** What went wrong with a group leaves its whole members backups as before. */
+  async #spareGroup(due: readonly PlannedBackup[], deleted: readonly string[]): Promise<void> {
+    const whole = new Map<string, number>();
+    for (const { backupId } of due) {
+      const known = this.#look?.catalogue.folders.get(backupId)?.parts.length;
+      const isSettled =
+        deleted.includes(backupId) || this.#spared.has(backupId) || this.#isHalfGone(backupId);
+      if (!isSettled && known !== undefined) whole.set(backupId, known);
+    }
+    await spareWhole(this.#r, whole, this.#lease);
+  }
+
+  #isHalfGone(backupId: string): boolean {
+    return this.#look?.halfGone.has(backupId) === true;
   }
 
   #due(deleted: readonly string[]): PlannedBackup[] {
@@ -164,16 +159,22 @@ export class SweepRun {
       return false;
     }
     // What is half gone can't be saved by anybody: it is finished.
-    const isHalfGone = this.#look?.halfGone.has(backupId) === true;
-    const why = isHalfGone ? undefined : await this.#whyNotNow(backupId);
-    if (why !== undefined) {
-      await this.#spare(backupId, { ...planned, decision: 'keep', reasons: [why] }, why);
+    const reprieve = this.#isHalfGone(backupId) ? undefined : await this.#whyNotNow(backupId);
+    if (reprieve !== undefined) {
+      const { why, dueAt } = reprieve;
+      const stays = { backupId, reasons: [why] };
+      await this.#spare(
+        backupId,
+        dueAt === undefined ? { ...stays, decision: 'keep' } : { ...stays, decision: 'wait', dueAt },
+        why,
+      );
       return false;
     }
-    await deleteData(this.#r, backupId, {
+    const count = await deleteData(this.#r, backupId, {
       mayGoOn: () => this.#lease.check(this.#signal),
       signal: this.#signal,
     });
+    if (count > 0) this.#hasDeleted = true;
     this.#done = {
       ...this.#done,
       deletedBackups: [...this.#done.deletedBackups, backupId],
@@ -183,18 +184,23 @@ export class SweepRun {
     return true;
   }
 
-  #whyNotNow(backupId: string): Promise<string | undefined> {
+  #whyNotNow(backupId: string): Promise<Reprieve | undefined> {
     const storeNow = new Date(this.#clocks.storeNow ?? this.#clocks.now);
-    return whyNotNow(this.#r, backupId, { storeNow, signal: this.#signal });
+    const { graceMs } = this.#rules;
+    return whyNotNow(this.#r, backupId, { storeNow, graceMs, signal: this.#signal });
   }
 
   async #spare(backupId: string, planned: PlannedBackup | undefined, why: string): Promise<void> {
     this.#spared.set(backupId, planned);
-    if (this.#look?.halfGone.has(backupId) === true) return;
+    if (this.#isHalfGone(backupId)) return;
     await this.#lease.check(this.#signal);
     if (planned?.decision === 'keep') await takeBackTombstone(this.#r, backupId, this.#signal);
     else await stopDeletion(this.#r, backupId, this.#signal);
     this.#warnings.push(`${backupId} was about to be deleted, and stays: ${why}`);
+  }
+
+  #deletesWal(): boolean {
+    return this.#look !== undefined && deletesWal(this.#look.plan);
   }
 
   async #deleteWal(deleted: readonly string[]): Promise<void> {
@@ -228,46 +234,59 @@ export class SweepRun {
   }
 
   async #deleteRecords(deleted: readonly string[]): Promise<void> {
-    for (const backupId of deleted) {
-      this.#report('deleting-records');
-      failpoint('sweep.before-delete-record');
-      await this.#lease.check(this.#signal);
-      await this.#r.store.delete([backupInfoKey(this.#r.server, backupId)], { signal: this.#signal });
-      failpoint('sweep.record-deleted');
-      const why = await removeLeftover(this.#r, { kind: 'unfinished', backupId }, this.#signal);
-      if (why !== undefined) this.#warnings.push(why);
-    }
+    const left = await deleteRecords(this.#r, deleted, {
+      mayGoOn: () => this.#lease.check(this.#signal),
+      onNext: () => this.#report('deleting-records'),
+      signal: this.#signal,
+    });
+    this.#warnings.push(...left);
   }
 
   async #cleanUp(): Promise<string[]> {
     this.#report('cleaning-up');
     await this.#lookAgain();
     if (this.#look === undefined) return [];
+    if (this.#stopped !== undefined) {
+      this.#stop();
+      return [];
+    }
     const now = this.#clocks.storeNow ?? this.#clocks.now;
     const found = await findLeftovers(this.#r, this.#look.catalogue, { ...this.#rules, now }, this.#signal);
     this.#warnings.push(...found.warnings);
-    const removed: string[] = [];
-    for (const leftover of found.removable) {
-      await this.#lease.check(this.#signal);
-      const why = await removeLeftover(this.#r, leftover, this.#signal);
-      if (why === undefined) removed.push(describeLeftover(leftover));
-      else this.#warnings.push(why);
-    }
+    if (!hasRules(this.#rules)) return [];
+    const { removed, warnings } = await removeLeftovers(this.#r, found.removable, {
+      mayGoOn: () => this.#lease.check(this.#signal),
+      signal: this.#signal,
+    });
+    this.#warnings.push(...warnings);
     return removed;
   }
 
   async #lookAgain(): Promise<void> {
     if (this.#look === undefined) return;
     this.#look = await lookAgain(this.#r, this.#look, this.#rules, this.#clocks, this.#signal);
+    this.#stopped = this.#look.plan.refused ?? (await this.#noLongerDeclared());
+  }
+
+  async #noLongerDeclared(): Promise<string | undefined> {
+    const asked = this.#options.stillDeclared?.();
+    return asked && unlessAborted(asked, this.#signal);
   }
 
   #stop(): undefined {
-    this.#warnings.push(`stopped: ${this.#look?.plan.refused ?? ''}`);
+    this.#warnings.push(`stopped: ${this.#stopped ?? ''}`);
     return undefined;
   }
 
   #report(phase: SweepProgress['phase']): void {
     this.#options.onProgress?.({ phase, ...this.deleted });
+  }
+
+  #asItCame(planned: PlannedBackup): PlannedBackup {
+    const { backupId, decision } = planned;
+    const isLeft = this.#stopped !== undefined && !this.#done.deletedBackups.includes(backupId);
+    if (decision !== 'delete' || !isLeft) return planned;
+    return { backupId, decision: 'undecided', reasons: [...planned.reasons, `stopped: ${this.#stopped}`] };
   }
 
   /** The plan that was acted on, with what turned out otherwise. */
@@ -278,7 +297,7 @@ export class SweepRun {
       at: new Date(this.#clocks.now),
       plan: {
         ...plan,
-        backups: plan.backups.map((backup) => this.#spared.get(backup.backupId) ?? backup),
+        backups: plan.backups.map((backup) => this.#spared.get(backup.backupId) ?? this.#asItCame(backup)),
       },
       catalogue,
       segmentSize: archive.segments.segmentSize,

@@ -110,6 +110,11 @@ async function listFolder(r: Repository, folder: string, signal: AbortSignal): P
   return found;
 }
 
+/** Whether a plan gives up anything that lies in `wals/`. */
+export function deletesWal({ wal, partials, labels, histories }: RetentionPlan): boolean {
+  return [wal, partials, labels, histories].flat().some(({ decision }) => decision === 'delete');
+}
+
 /** Questions about what a plan gives up. */
 function doomedBy(plan: RetentionPlan, segmentSize: number) {
   const ranges = new Map<number, RetentionPlan['wal'][number][]>();

@@ -3,13 +3,15 @@ import type { RetentionPlan } from '../core/retention.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import { takeLease } from '../repository/lease.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { SweepRules } from './gather-retention.ts';
+import { hasRules, type SweepRules } from './gather-retention.ts';
 import { describeLeftover, findLeftovers } from './sweep-leftovers.ts';
 import { lookAround } from './sweep-look.ts';
 import { NOTHING_DONE, refusedReport, sweepReport } from './sweep-report.ts';
-import { SweepRun, type SweepOptions } from './sweep-run.ts';
+import type { SweepOptions } from './sweep-options.ts';
+import { SweepRun } from './sweep-run.ts';
+import { deletesWal } from './sweep-wal.ts';
 
-export type { SweepOptions, SweepProgress } from './sweep-run.ts';
+export type { SweepOptions, SweepProgress } from './sweep-options.ts';
 
 /** What the lease is on: one sweep a repository, from whatever host (F1). */
 const LEASE = 'sweep';
@@ -30,7 +32,7 @@ export async function planSweep(
   try {
     const look = await lookAround(r, rules, { now: at }, signal);
     const found = await findLeftovers(r, look.catalogue, { ...rules, now: at }, signal);
-    const removable = look.plan.refused === undefined ? found.removable : [];
+    const removable = look.plan.refused === undefined && hasRules(rules) ? found.removable : [];
     const report = sweepReport({
       dryRun: true,
       at: new Date(at),
@@ -54,10 +56,10 @@ export interface PlannedSweep {
   readonly hasWork: boolean;
 }
 
-function changesAnything({ backups, wal, partials, labels, histories }: RetentionPlan): boolean {
+function changesAnything(plan: RetentionPlan): boolean {
   return (
-    backups.some(({ decision, takeBack }) => takeBack || decision === 'mark' || decision === 'delete') ||
-    [wal, partials, labels, histories].flat().some(({ decision }) => decision === 'delete')
+    plan.backups.some(({ decision, takeBack }) => takeBack || decision === 'mark' || decision === 'delete') ||
+    deletesWal(plan)
   );
 }
 

@@ -20,7 +20,7 @@ export interface Lease {
   /**
    * To be asked right before each step that can't be taken back.
    *
-   * @throws BackupError `lease-lost` when somebody has a newer epoch, or it was not renewed in time
+   * @throws BackupError `lease-lost` when its epoch is not the newest that is listed, or it was not renewed in time
    */
   check(signal: AbortSignal): Promise<void>;
   /** Lets the next one begin at once. Never throws: a lease that is not released runs out. */
@@ -137,10 +137,10 @@ class HeldLease implements Lease {
   async check(signal: AbortSignal): Promise<void> {
     this.#requireInTime();
     const newest = await newestEpoch(this.#repository, this.#what, signal);
-    if (newest === undefined || newest.epoch > this.epoch) {
-      this.#lose(
-        newest === undefined ? 'its object is gone' : `epoch ${newest.epoch} was taken after ${this.epoch}`,
-      );
+    // An older one on top means that ours is gone, or a listing that may not show what came after ours either.
+    if (newest?.epoch !== this.epoch) {
+      const isLater = newest !== undefined && newest.epoch > this.epoch;
+      this.#lose(isLater ? `epoch ${newest.epoch} was taken after ${this.epoch}` : 'its object is gone');
     }
     if (!this.isExclusive) {
       await requireOurs(this.#repository, this.#what, this.#record, signal).catch((error: unknown) => {

@@ -15,6 +15,8 @@ export interface Tombstone {
   readonly epoch: number;
   /** By the clock of the host that swept, for people; what counts is the store's time of the object. ISO 8601. */
   readonly markedAt: string;
+  /** The grace period it was placed under, in ms; a backup has at least that long. Absent in those of older versions. */
+  readonly graceMs?: number;
   readonly backup: MarkedBackup;
   readonly deletedAt?: string;
 }
@@ -59,6 +61,7 @@ const tombstoneSchema: z.ZodType<Tombstone> = z.object({
   reasons: z.array(z.string().max(1000)).max(100),
   epoch: z.number().int().nonnegative(),
   markedAt: z.iso.datetime({ offset: true }),
+  graceMs: z.number().int().nonnegative().exactOptional(),
   backup: z.object({
     backupName: shortText.exactOptional(),
     status: shortText.exactOptional(),
@@ -142,6 +145,21 @@ export function readTombstone(
   signal: AbortSignal,
 ): Promise<Tombstone | undefined> {
   return readOne(r, markKey(r, backupId), signal);
+}
+
+/**
+ * When a backup was marked, by the store's time, and under which grace period, in ms; 0 in marks of older versions.
+ *
+ * @returns `undefined` when it has no mark @throws BackupError `format-invalid`
+ */
+export async function readMark(
+  r: Repository,
+  backupId: string,
+  signal: AbortSignal,
+): Promise<{ readonly markedAt: Date; readonly graceMs: number } | undefined> {
+  const tombstone = await readTombstone(r, backupId, signal);
+  const stored = tombstone && (await r.store.head(markKey(r, backupId), { signal }));
+  return stored && { markedAt: stored.modifiedAt, graceMs: tombstone.graceMs ?? 0 };
 }
 
 /** The gravestone of a backup that was deleted. @returns `undefined` when walkeep never deleted it */

@@ -203,6 +203,9 @@ describe('over random catalogues', () => {
         if (plan.refused !== undefined) requireNothingDeleted(plan);
         const { policy: _, windowMs: __, ...without } = facts;
         requireNothingDeleted(planRetention(without));
+        const undecidable = planRetention({ ...facts, undecidable: 'somebody doubts' });
+        expect(undecidable.refused).toContain('somebody doubts');
+        requireNothingDeleted(undecidable);
       });
     },
   );
@@ -236,7 +239,7 @@ describe('over random catalogues', () => {
         // a wrong time of a kept backup may be believed when the one that contradicts it is gone
         if (!catalogue.isHonest) return;
         const gone = idsOf(plan, 'delete');
-        // one was deleted, of the others the data, nothing of the WAL
+        // one was deleted, of the others the first tar at least, nothing of the WAL
         const [first] = gone;
         const backups = facts.backups
           .filter(({ backupId }) => backupId !== first)
@@ -257,6 +260,21 @@ describe('over random catalogues', () => {
     () => {
       forEachCatalogue(({ facts, plan }) => {
         const now = Math.min(facts.now, facts.storeNow ?? facts.now);
+        // a mark of its own, longer grace period changes nothing but when its backup goes
+        const longer = planRetention({
+          ...facts,
+          backups: facts.backups.map((backup) => ({ ...backup, markGraceMs: facts.graceMs + 1000 })),
+        });
+        for (const { backupId, decision, dueAt } of longer.backups) {
+          const backup = facts.backups.find((one) => one.backupId === backupId);
+          if (decision !== 'delete' && decision !== 'wait') continue;
+          if (backup?.deletionBegan === true || backup?.tombstonedAt === undefined) continue;
+          const due = backup.tombstonedAt.getTime() + facts.graceMs + 1000;
+          if (decision === 'delete') expect(due).toBeLessThanOrEqual(now);
+          else expect(dueAt ?? Infinity).toBeGreaterThanOrEqual(due);
+        }
+        const stays = [plan, longer].map((one) => idsOf(one, 'keep', 'undecided'));
+        if (plan.refused === undefined && longer.refused === undefined) expect(stays[1]).toEqual(stays[0]);
         for (const { backupId, decision, takeBack, dueAt } of plan.backups) {
           const backup = facts.backups.find((one) => one.backupId === backupId);
           const tombstone = backup?.tombstonedAt?.getTime();

@@ -375,6 +375,18 @@ describe('tombstones', () => {
     expect(reasonsOf(begun, 1)).toContain('its deletion has begun');
   });
 
+  it('D4: due when the longer of two grace periods is over: that it was placed under, and that of today', () => {
+    const under = (markGraceMs: number, days: number) =>
+      plan(going({ tombstonedAt: ago(days), markGraceMs }), { graceMs: DAY });
+    const early = under(3 * DAY, 2);
+    expect(early.backups.at(-1)).toMatchObject({ decision: 'wait', dueAt: NOW + DAY });
+    expect(reasonsOf(early, 1)).toContain('it was marked under a grace period of 3d');
+    expect(keptWal(early)).toEqual(['1-100']);
+    expect(which(under(3 * DAY, 3), 'delete')).toEqual([1]);
+    expect(which(under(HOUR, 0.5), 'wait')).toEqual([1]);
+    expect(under(Number.NaN, 9).refused).toContain('no span of time');
+  });
+
   it('D5: the slower of two clocks tells when a tombstone is due', () => {
     const slow = { storeNow: NOW - 10 * 60_000 };
     expect(which(plan(going({ tombstonedAt: ago(1) }), { graceMs: DAY, ...slow }), 'wait')).toEqual([1]);
@@ -386,6 +398,17 @@ describe('tombstones', () => {
     expect(result.refused).toBeUndefined();
     expect(result.backups.at(-1)?.takeBack).toBe(true);
     expect(keptWal(result)).toEqual(['1-100']);
+  });
+
+  it('D3: what the caller says against any decision holds, also without rules', () => {
+    const undecidable = 'a hold that was asked for is not placed yet';
+    for (const windowMs of [undefined, 7 * DAY]) {
+      const result = plan(going({ tombstonedAt: ago(9) }), { windowMs, undecidable });
+      expect(result.refused).toBe(`nothing is deleted: ${undecidable}`);
+      expect(['mark', 'wait', 'delete'].flatMap((decision) => which(result, decision))).toEqual([]);
+      expect(result.backups.some(({ takeBack }) => takeBack)).toBe(false);
+      expect(keptWal(result)).toEqual(['1-100']);
+    }
   });
 });
 

@@ -81,16 +81,6 @@ describe('what belongs to no backup', () => {
     expect(await about('20270102T010203')).toHaveLength(1);
   });
 
-  it('without a policy dead attempts go as well, and nothing else', async () => {
-    const id = await attempt();
-    ages = [[/\/attempts\/|0102/, 30 * HOUR], ...ages];
-    const { policy: _, ...none } = benchRules();
-    const before = (await keysOf(r)).filter((key) => !key.includes(id));
-    const report = await sweep(r, none, { signal: NEVER, holder: 'test' });
-    expect(report.leftovers).toHaveLength(1);
-    expect(await keysOf(r)).toEqual(before);
-  });
-
   it('holds that are long over go', async () => {
     await placeHold(
       r,

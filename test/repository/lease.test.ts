@@ -88,6 +88,18 @@ describe('a lease', () => {
     await lease.release();
   });
 
+  it('D3, F1: whose epoch is not the newest that is listed is lost, also when an older one is', async () => {
+    const r = open();
+    await (await take(r, { ttlMs: 60_000 })).release();
+    const lease = await take(r, { ttlMs: 60_000 });
+    await lease.check(signal);
+    await r.store.delete(['pg/walkeep/leases/sweep/0000000002.json'], { signal });
+    expect(await leasesOf(r)).toContain('0000000001.json');
+    await expect(lease.check(signal)).rejects.toMatchObject({ code: 'lease-lost' });
+    expect(lease.lost.aborted).toBe(true);
+    await lease.release();
+  });
+
   it('D3: a look that fails is no permission', async () => {
     const r = open();
     let isAway = false;

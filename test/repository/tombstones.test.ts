@@ -11,6 +11,7 @@ import {
   markedBackup,
   placeTombstone,
   readGrave,
+  readMark,
   readTombstone,
   stopDeletion,
   takeBackTombstone,
@@ -41,6 +42,19 @@ describe('tombstones', () => {
     await placeTombstone(r, tombstone({ epoch: 4 }), signal);
     expect((await listTombstones(r, signal)).get(ID)).toEqual(before);
     expect(await readTombstone(r, ID, signal)).toMatchObject({ epoch: 3, backup: { sizeBytes: 4711 } });
+  });
+
+  it('D4: tells since when and under which grace period; those of older versions tell none', async () => {
+    const r = open();
+    expect(await readMark(r, ID, signal)).toBeUndefined();
+    await placeTombstone(r, tombstone(), signal);
+    const markedAt = (await listTombstones(r, signal)).get(ID)?.markedAt;
+    expect(await readMark(r, ID, signal)).toEqual({ markedAt, graceMs: 0 });
+    await takeBackTombstone(r, ID, signal);
+    await placeTombstone(r, tombstone({ graceMs: 3_600_000 }), signal);
+    expect(await readMark(r, ID, signal)).toMatchObject({ graceMs: 3_600_000 });
+    await concludeDeletion(r, ID, signal);
+    expect(await readGrave(r, ID, signal)).toMatchObject({ graceMs: 3_600_000 });
   });
 
   it('D4: a backup that is being deleted is none: listed as a problem, whatever its record says', async () => {
