@@ -1,3 +1,4 @@
+import { Context } from '@temporalio/activity';
 import { hostname } from 'node:os';
 import { createBaseBackupActivities, type BaseBackupPorts } from '../activities/base-backup.ts';
 import { createClusterActivities } from '../activities/cluster.ts';
@@ -14,6 +15,7 @@ import type { SecretResolver } from '../operations/secret-resolver.ts';
 import type { StateDirectory } from '../operations/state-directory.ts';
 import { clusterQueue, instanceQueue, WORKFLOW_QUEUE } from '../workflows/interface.ts';
 import type { Archiver } from './archiver.ts';
+import { askKeeper } from './ask-keeper.ts';
 import { createAuditPorts } from './audit-ports.ts';
 import { createCaps, createRestoreCaps } from './caps.ts';
 import { createClusterPorts } from './cluster-ports.ts';
@@ -123,7 +125,15 @@ export function startQueueSide(parts: QueueSideParts): TemporalSide {
 function createAnywhereActivities(parts: SharedParts, askServer: () => Promise<void>): object {
   const { resolver, jobs } = parts;
   return {
-    ...createRetentionSweepActivities(createSweepPorts({ resolver, jobs, askServer })),
+    ...createRetentionSweepActivities(
+      createSweepPorts({
+        resolver,
+        jobs,
+        askServer,
+        // Of the Temporal that gave the work.
+        askKeeper: (reference) => askKeeper(Context.current().client, reference),
+      }),
+    ),
     ...createRestoreVerificationActivities(createVerificationPorts({ ...parts, askServer })),
   };
 }

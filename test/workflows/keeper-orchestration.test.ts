@@ -207,8 +207,11 @@ describe('the keeper', () => {
     await eventually('it is taken over', async () => (await keepLast()) === 5);
     await eventually('with its schedule', () => exists('lost-s'));
     await instance(world, { cluster: 'lost', instance: 'lost-2', queues: ['instance'] });
-    const { facts } = running.at(-1)!;
-    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(walkeep.instanceSignal, facts());
+    const second = running.at(-1)!;
+    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(
+      walkeep.instanceSignal,
+      second.facts(),
+    );
     await eventually('what is newer counts', async () => (await keepLast()) === 99);
     const of = (name: string) => world.manifests.get(`${name}:default/lost`);
     await eventually('both hold it', () =>
@@ -222,7 +225,10 @@ describe('the keeper', () => {
     // What was taken back stays away, whoever comes with it.
     await apply('lost', { remove: [{ kind: 'BackupPolicy', name: 'p' }] });
     store('lost-2', 500, held(99));
-    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(walkeep.instanceSignal, facts());
+    await handleOf(walkeep.clusterWorkflowId('default', 'lost')).signal(
+      walkeep.instanceSignal,
+      second.facts(),
+    );
     await eventually('it is replaced', () => of('lost-2')?.besides?.policy === undefined);
     await apply('lost', { remove: [{ kind: 'ScheduledBackup', name: 'lost-s' }] });
   });
