@@ -1,6 +1,6 @@
 import { Context } from '@temporalio/activity';
 import { nextRuns } from '../core/cron.ts';
-import { BackupError, isBackupError } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import type { ScheduleTimes } from '../core/schedule-calendars.ts';
 import { scheduleTimes } from '../core/schedule-calendars.ts';
 import { nextSlots, rfc3339, slotBackupName, type SlotTimes } from '../core/slots.ts';
@@ -59,10 +59,11 @@ export interface ConvergeSchedulesInput extends ClusterReference {
 /** What became of the Schedule of one ScheduledBackup. */
 export interface ConvergedSchedule {
   readonly name: string;
-  /** `foreign`: somebody else's, left as it is; `refused`: it can't be made true. */
-  readonly outcome: 'created' | 'configured' | 'unchanged' | 'deleted' | 'foreign' | 'refused';
+  /** `foreign`: somebody else's, left as it is; `refused`: it can't be made true; `failed`: it could not be now. */
+  readonly outcome: 'created' | 'configured' | 'unchanged' | 'deleted' | 'foreign' | 'refused' | 'failed';
   /** RFC 3339; none while it is suspended. */
   readonly nextRuns: readonly string[];
+  /** Why not all of it is true. Converging again may help; what is true already stays as it is. */
   readonly problem?: string;
 }
 
@@ -120,6 +121,8 @@ export interface SchedulePorts {
 }
 
 const IMMEDIATE = 'immediate';
+/** So often convergence is tried again within seconds before the failure is told. */
+const AT_ONCE = 3;
 /** F4: there is room for a few hundred in a payload. */
 const MOST_NEWS = 100;
 const MOST_RUN_NEWS = 20;
@@ -167,10 +170,13 @@ export function createScheduleActivities(ports: SchedulePorts) {
       return { news: newsOf(answer.record), missed: answer.missed.slice(0, MOST_RUN_NEWS).map(newsOf) };
     },
 
-    /** Makes Temporal's Schedules what is declared. Doing it again changes nothing. */
+    /**
+     * Makes Temporal's Schedules what is declared. Doing it again changes nothing. One that fails keeps none of the
+     * others from being made true: it is tried again in a moment, and told as `failed` when that did not help.
+     */
     async convergeSchedules(input: ConvergeSchedulesInput): Promise<ConvergedSchedule[]> {
       const work = new Convergence(ports, input, Context.current().cancellationSignal, serverTime());
-      return beatWhile(work.converge());
+      return beatWhile(work.converge(Context.current().info.attempt <= AT_ONCE));
     },
 
     /**
@@ -241,6 +247,7 @@ class Convergence {
   readonly #signal: AbortSignal;
   readonly #now: Date;
   readonly #service: ScheduleService;
+  #failure: unknown;
 
   constructor(ports: SchedulePorts, input: ConvergeSchedulesInput, signal: AbortSignal, now: Date) {
     this.#ports = ports;
@@ -250,16 +257,30 @@ class Convergence {
     this.#service = ports.schedules();
   }
 
-  async converge(): Promise<ConvergedSchedule[]> {
+  /** @param mayThrow whether the caller begins anew at once when something failed that may pass */
+  async converge(mayThrow: boolean): Promise<ConvergedSchedule[]> {
     const { schedules, known, ...cluster } = this.#input;
-    const wanted = new Set(schedules.map(({ metadata }) => metadata.name));
-    const others = new Set(
-      [...known, ...(await this.#service.list(cluster))].filter((name) => !wanted.has(name)),
-    );
     const told: ConvergedSchedule[] = [];
-    for (const schedule of schedules) told.push(await this.#make(schedule));
-    for (const name of others) told.push(await this.#remove(name));
+    for (const schedule of schedules)
+      told.push(await this.#orFailed(schedule.metadata.name, () => this.#make(schedule)));
+    // After the declared ones: where Schedules can't be listed those are made all the same.
+    const listed = await this.#service.list(cluster);
+    const wanted = new Set(schedules.map(({ metadata }) => metadata.name));
+    const others = new Set([...known, ...listed].filter((name) => !wanted.has(name)));
+    for (const name of others) told.push(await this.#orFailed(name, () => this.#remove(name)));
+    if (mayThrow && this.#failure !== undefined) throw this.#failure;
     return told;
+  }
+
+  async #orFailed(name: string, work: () => Promise<ConvergedSchedule>): Promise<ConvergedSchedule> {
+    try {
+      return await work();
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      this.#failure = error;
+      const problem = `ScheduledBackup "${name}" could not be made true in Temporal: ${messageOf(error)}`;
+      return { name, outcome: 'failed', nextRuns: [], problem };
+    }
   }
 
   async #make(schedule: ScheduledBackupManifest): Promise<ConvergedSchedule> {
@@ -311,8 +332,16 @@ class Convergence {
     const found = await this.#service.find(namespace, name);
     if (found && !this.#isOurs(found)) return { name, outcome: 'foreign', nextRuns: [] };
     if (found) await this.#service.delete(namespace, name);
-    await this.#repository((r) => endSeries(r, name, this.#now, this.#signal));
-    return { name, outcome: 'deleted', nextRuns: [] };
+    const { problem } = await this.#repository((r) => endSeries(r, name, this.#now, this.#signal));
+    return {
+      name,
+      outcome: 'deleted',
+      nextRuns: [],
+      // Otherwise what is due from now on would be missed, if it is ever declared again.
+      ...(problem !== undefined && {
+        problem: `that "${name}" was taken back could not be written into the repository: ${problem}`,
+      }),
+    };
   }
 
   #isOurs({ owner }: FoundSchedule): boolean {

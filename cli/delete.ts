@@ -1,22 +1,21 @@
 import { Command } from 'commander';
 import { BackupError } from '../core/errors.ts';
-import {
-  clusterStatusQuery,
-  clusterWorkflowId,
-  desireQuery,
-  scheduleId,
-  type RemovedObject,
-} from '../workflows/interface.ts';
+import { createScheduleService } from '../workers/schedule-ports.ts';
+import type { RemovedObject } from '../workflows/interface.ts';
 import { applyToKeeper, RESOURCE } from './apply.ts';
+import { removeCluster } from './delete-cluster.ts';
+import { removePolicy } from './delete-policy.ts';
 import { EXIT } from './exit-codes.ts';
-import { listClusters, withHost, type Host } from './host.ts';
+import { withHost, type Host } from './host.ts';
+import { askKeeper, refuseUnheard } from './keeper-answer.ts';
+import { knownClusters } from './keepers.ts';
 import { namespaceOption, stateOption } from './options.ts';
-import { note } from './output.ts';
 
 interface DeleteOptions {
   readonly namespace: string;
   readonly state?: string;
   readonly cluster?: string;
+  readonly yes?: true;
 }
 
 const KINDS: ReadonlyMap<string, RemovedObject['kind'] | 'Cluster'> = new Map([
@@ -36,11 +35,13 @@ export function deleteCommand(): Command {
     .summary('take back a ScheduledBackup, ScheduledVerification, BackupPolicy or Cluster')
     .description(
       'Takes back what was applied. Backups and WAL in the repository are never touched by it: without a schedule no\n' +
-        'more backups are taken, without a policy no rule of it deletes any more.',
+        'more backups are taken, without a policy no rule of it deletes or keeps any more: beside a retentionPolicy of\n' +
+        'the Cluster that is asked about first.',
     )
     .argument('<kind>', 'scheduledbackup, scheduledverification, backuppolicy or cluster')
     .argument('<name>', 'its name')
-    .option('--cluster <name>', 'the cluster it belongs to, where that is not known on this host')
+    .option('--cluster <name>', 'the cluster it belongs to; of a policy, the only one it is taken back from')
+    .option('--yes', 'do not ask before a window alone decides what is deleted')
     .addOption(namespaceOption())
     .addOption(stateOption())
     .action(async (kind: string, name: string, options: DeleteOptions) => {
@@ -49,25 +50,20 @@ export function deleteCommand(): Command {
 }
 
 async function remove(host: Host, kindText: string, name: string, options: DeleteOptions): Promise<number> {
+  const { namespace, cluster, yes = false } = options;
   const kind = KINDS.get(kindText.toLowerCase());
   if (!kind) {
     throw new BackupError('usage', `there is nothing to delete of the kind "${kindText}"`, {
       hint: 'write scheduledbackup, scheduledverification, backuppolicy or cluster; for backups see walkeep sweep',
     });
   }
-  if (kind === 'Cluster') return removeCluster(host, name, options.namespace);
-  const clusters =
-    options.cluster === undefined ? await clustersOf(host, kind, name, options) : [options.cluster];
-  let deleted = false;
-  for (const cluster of clusters) {
-    const temporal = await host.temporal();
-    const result = await applyToKeeper(temporal, options.namespace, cluster, { remove: [{ kind, name }] });
-    deleted ||= result?.objects.some(({ outcome }) => outcome === 'deleted') ?? false;
-  }
-  // What only this host keeps, for a cluster that was never applied, goes as well.
-  deleted = (await forgetHere(host, kind, name, options.namespace)) || deleted;
+  if (kind === 'Cluster') return removeCluster(host, namespace, name);
+  const deleted =
+    kind === 'BackupPolicy'
+      ? await removePolicy(host, { namespace, name, yes, ...(cluster !== undefined && { cluster }) })
+      : await removePlan(host, kind, name, options);
   if (!deleted) {
-    throw new BackupError('usage', `there is no ${kind} "${name}" in namespace ${options.namespace}`, {
+    throw new BackupError('usage', `there is no ${kind} "${name}" in namespace ${namespace}`, {
       hint: 'walkeep get shows what there is; name its cluster with --cluster if this host does not know it',
     });
   }
@@ -75,103 +71,60 @@ async function remove(host: Host, kindText: string, name: string, options: Delet
   return EXIT.ok;
 }
 
-async function forgetHere(
+/** What runs by the clock, and belongs to one cluster. */
+type PlanKind = Exclude<RemovedObject['kind'], 'BackupPolicy'>;
+
+async function removePlan(
   host: Host,
-  kind: RemovedObject['kind'],
+  kind: PlanKind,
   name: string,
-  namespace: string,
+  { namespace, cluster: given }: DeleteOptions,
 ): Promise<boolean> {
-  const shelf = {
-    ScheduledBackup: host.state.scheduledBackups,
-    ScheduledVerification: host.state.scheduledVerifications,
-    BackupPolicy: host.state.backupPolicies,
-  }[kind];
-  const isHere = (await shelf.read(namespace, name).catch(() => undefined)) !== undefined;
-  if (isHere) await shelf.remove(namespace, name);
-  return isHere;
-}
-
-/** The clusters that have it: as this host knows, as Temporal's Schedule says, or as the keepers of this host's clusters do. */
-async function clustersOf(
-  host: Host,
-  kind: RemovedObject['kind'],
-  name: string,
-  { namespace }: DeleteOptions,
-): Promise<string[]> {
-  const found = new Set<string>();
-  if (kind === 'BackupPolicy') {
-    const held = await host.state.backupPolicies.read(namespace, name);
-    for (const cluster of held?.manifest.spec.clusters ?? []) found.add(cluster);
-  } else {
-    const shelf =
-      kind === 'ScheduledBackup' ? host.state.scheduledBackups : host.state.scheduledVerifications;
-    const held = await shelf.read(namespace, name);
-    if (held) found.add(held.manifest.spec.cluster.name);
-  }
-  if (found.size === 0 && kind === 'ScheduledBackup') {
-    const cluster = await clusterOfSchedule(host, namespace, name);
-    if (cluster !== undefined) found.add(cluster);
-  }
-  if (found.size > 0) return [...found];
-  for (const { metadata } of await listClusters(host, namespace)) {
-    if (await keeperHas(host, namespace, metadata.name, kind, name)) found.add(metadata.name);
-  }
-  return [...found];
-}
-
-async function clusterOfSchedule(host: Host, namespace: string, name: string): Promise<string | undefined> {
+  const here = await clusterHere(host, kind, namespace, name);
+  const cluster = given ?? here ?? (await clusterElsewhere(host, kind, namespace, name));
+  if (cluster === undefined) return false;
   const temporal = await host.temporal();
-  const memo = await temporal
-    .call('look at the schedule', (client) =>
-      client.schedule
-        .getHandle(scheduleId(namespace, name))
-        .describe()
-        .then((description) => description.memo),
-    )
-    .catch(() => undefined);
-  const cluster = memo?.['cluster'];
-  return typeof cluster === 'string' ? cluster : undefined;
+  const result = await applyToKeeper(temporal, namespace, cluster, { remove: [{ kind, name }] });
+  const deleted = result?.objects.some(({ outcome }) => outcome === 'deleted') ?? false;
+  // What only this host keeps, for a cluster that was never applied, goes as well.
+  if (here === cluster) await shelfOf(host, kind).remove(namespace, name);
+  return deleted || here === cluster;
 }
 
-async function keeperHas(
+function shelfOf(host: Host, kind: PlanKind) {
+  return kind === 'ScheduledBackup' ? host.state.scheduledBackups : host.state.scheduledVerifications;
+}
+
+/** The cluster of one that this host keeps. */
+async function clusterHere(
   host: Host,
+  kind: PlanKind,
   namespace: string,
-  cluster: string,
-  kind: RemovedObject['kind'],
   name: string,
-): Promise<boolean> {
-  const temporal = await host.temporal();
-  const desire = await temporal
-    .call(
-      'ask the keeper',
-      (client) => client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).query(desireQuery),
-      5_000,
-    )
-    .catch(() => undefined);
-  if (!desire) return false;
-  if (kind === 'BackupPolicy') return desire.policy?.metadata.name === name;
-  const list = kind === 'ScheduledBackup' ? desire.schedules : desire.verifications;
-  return list.some(({ metadata }) => metadata.name === name);
+): Promise<string | undefined> {
+  return (await shelfOf(host, kind).read(namespace, name))?.manifest.spec.cluster.name;
 }
 
-/** The keeper takes its schedules away with it. Archiving is PostgreSQL's and goes on; what is stored stays. */
-async function removeCluster(host: Host, name: string, namespace: string): Promise<number> {
+/** The cluster of one that was applied elsewhere: as Temporal's Schedule says, or as the keepers do. */
+async function clusterElsewhere(
+  host: Host,
+  kind: PlanKind,
+  namespace: string,
+  name: string,
+): Promise<string | undefined> {
   const temporal = await host.temporal();
-  const handle = temporal.client.workflow.getHandle(clusterWorkflowId(namespace, name));
-  const status = await temporal
-    .call('ask the keeper', () => handle.query(clusterStatusQuery), 5_000)
-    .catch(() => undefined);
-  if (!status) {
-    throw new BackupError(
-      'cluster-unknown',
-      `no keeper of ${namespace}/${name} answers: nothing was changed`,
-    );
+  if (kind === 'ScheduledBackup') {
+    const service = createScheduleService(temporal.client);
+    const found = await temporal.call('look at the Schedule', () => service.find(namespace, name));
+    if (found?.owner) return found.owner.cluster;
   }
-  await temporal.call('end the keeper', () => handle.cancel());
-  process.stdout.write(`${RESOURCE.Cluster}/${name} deleted\n`);
-  note(
-    `walkeep: no more backups of ${name} are taken and none is deleted. WAL is archived as long as PostgreSQL's ` +
-      'archive_command asks for it; all that is in the repository stays and can be restored',
-  );
-  return EXIT.ok;
+  for (const cluster of await knownClusters(host, temporal, namespace)) {
+    const answer = await askKeeper(host, namespace, cluster);
+    if (answer.keeper === 'none') continue;
+    if (answer.keeper !== 'answers')
+      refuseUnheard(answer, `it is not known whether ${kind} "${name}" is its; nothing was changed`);
+    const list = kind === 'ScheduledBackup' ? answer.desire.schedules : answer.desire.verifications;
+    if (list.some(({ metadata }) => metadata.name === name)) return cluster;
+  }
+  return undefined;
 }

@@ -1,28 +1,31 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import { Command } from 'commander';
-import { createInterface } from 'node:readline/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
-import { policyOf, type Desire } from '../manifests/desire.ts';
-import { readBesides } from '../operations/declared.ts';
-import { sweepRules, type SweepRules } from '../operations/gather-retention.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { planSweep, sweep, type PlannedSweep } from '../operations/sweep.ts';
 import type { Repository } from '../repository/repository.ts';
 import {
-  clusterWorkflowId,
-  desireQuery,
   sweepWorkflowId,
   WORKFLOW,
   WORKFLOW_QUEUE,
   type RetentionSweepInput,
 } from '../workflows/interface.ts';
 import { foreseen } from './backup.ts';
+import { requireYes } from './confirm.ts';
 import { EXIT } from './exit-codes.ts';
-import { findCluster, withHost, type Host } from './host.ts';
+import { withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { note, printable } from './output.ts';
+import {
+  findDeclared,
+  requireDeclared,
+  rulesOf,
+  whatChanged,
+  type Asked,
+  type Declared,
+} from './sweep-rules.ts';
 import { describeSweep, summary } from './sweep-tables.ts';
 import type { TemporalClient } from './temporal-client.ts';
 
@@ -35,11 +38,6 @@ interface SweepFlags {
   readonly output?: 'json';
 }
 
-interface Asked {
-  readonly namespace: string;
-  readonly cluster: string;
-}
-
 /** `walkeep sweep CLUSTER` */
 export function sweepCommand(): Command {
   return new Command('sweep')
@@ -47,13 +45,17 @@ export function sweepCommand(): Command {
     .description(
       'Decides for every backup whether a rule keeps it, and says why. What nothing keeps is marked, and deleted by a\n' +
         'later sweep when the grace period is over and still nothing keeps it, with the WAL that only it needed.\n' +
-        'With Temporal it starts the workflow retentionSweep and follows it; without, it sweeps from this host.',
+        'It starts the workflow retentionSweep and follows it: what may be deleted is what the keeper of the cluster\n' +
+        'declares. Where nobody declares it any more, or Temporal is away, --local deletes by the files of this host.',
     )
     .argument('<cluster>', 'NAME or NAMESPACE/NAME')
     .addOption(namespaceOption())
-    .option('--dry-run', 'only show what would be done; needs the repository alone')
+    .option('--dry-run', 'only show what would be done; the repository alone will do')
     .option('--yes', 'do not ask before deleting')
-    .option('--local', 'sweep from this host, also when Temporal answers')
+    .option(
+      '--local',
+      'delete from this host; where no keeper can be asked, by what this host keeps, which may be old',
+    )
     .addOption(outputOption(['json']))
     .addOption(stateOption())
     .addHelpText(
@@ -68,7 +70,11 @@ export function sweepCommand(): Command {
 }
 
 async function run(host: Host, asked: Asked, flags: SweepFlags): Promise<number> {
-  const { report: plan, hasWork } = await planAnywhere(host, asked);
+  const local = flags.local ?? false;
+  const declared = flags.dryRun ? await findDeclared(host, asked) : await requireDeclared(host, asked, local);
+  const { report: plan, hasWork } = await planAnywhere(host, asked, declared);
+  // With the plan it is about: a failure is told in one line.
+  if (declared.caution !== undefined) note(`walkeep: ${declared.caution}`);
   const mayEnd = flags.dryRun || !hasWork;
   // What is shown before the question; JSON is for programs, which want one document.
   if (mayEnd || flags.output !== 'json') print(plan, flags.output);
@@ -77,90 +83,54 @@ async function run(host: Host, asked: Asked, flags: SweepFlags): Promise<number>
     return plan.refused === undefined ? EXIT.ok : EXIT.refused;
   }
   await confirm(plan, flags);
-  const temporal = flags.local ? undefined : await temporalOrNote(host);
-  const report = temporal ? await follow(temporal, asked) : await sweepHere(host, asked);
+  const report = local ? await sweepHere(host, asked, declared) : await follow(await host.temporal(), asked);
   if (flags.output === 'json') print(report, flags.output);
   else process.stdout.write(printable(summary(report)));
   return report.refused === undefined ? EXIT.ok : EXIT.refused;
 }
 
 async function confirm({ counts }: SweepReport, { yes, output }: SweepFlags): Promise<void> {
-  if (yes) return;
-  if (!process.stdin.isTTY || output === 'json') {
-    throw new BackupError('usage', 'a sweep deletes, and nobody is here to be asked', {
-      hint: 'add --yes, or --dry-run to only see what it would do',
-    });
-  }
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  const what = `${counts.deletedBackups} backups and ${counts.deletedWal} WAL segments are deleted, ${counts.marked} backups marked`;
-  const answer = await terminal.question(`${what}. Go on? [y/N] `).finally(() => terminal.close());
-  if (!/^y(es)?$/i.test(answer.trim())) {
-    throw new BackupError('usage', 'nothing was deleted', { hint: 'answer y to go on' });
-  }
+  const { deletedBackups, deletedWal, marked } = counts;
+  const question = {
+    what: `${deletedBackups} backups and ${deletedWal} WAL segments are deleted, ${marked} backups marked`,
+    unasked: 'a sweep deletes, and nobody is here to be asked',
+    hint: 'add --yes, or --dry-run to only see what it would do',
+    declined: 'nothing was deleted',
+  };
+  await requireYes(question, yes ?? false, output !== 'json');
 }
 
 // ---- from this host ------------------------------------------------------------------------------------------------
 
-async function planHere(host: Host, asked: Asked): Promise<PlannedSweep> {
-  return here(host, asked, (repository, rules) =>
-    planSweep(repository, rules, { signal: untilInterrupted() }),
+async function planHere(host: Host, declared: Declared): Promise<PlannedSweep> {
+  return withRepository(host, declared, (repository) =>
+    planSweep(repository, rulesOf(declared), { signal: untilInterrupted() }),
   );
 }
 
-async function sweepHere(host: Host, asked: Asked): Promise<SweepReport> {
-  return here(host, asked, (repository, rules) =>
-    sweep(repository, rules, {
+async function sweepHere(host: Host, asked: Asked, before: Declared): Promise<SweepReport> {
+  // Once more: whoever was asked may have taken its time to say yes. The files of this host count only if they did then.
+  const declared = await requireDeclared(host, asked, before.keeper !== 'answers');
+  return withRepository(host, declared, (repository) =>
+    sweep(repository, rulesOf(declared), {
       signal: untilInterrupted(),
       holder: `walkeep sweep ${asked.namespace}/${asked.cluster}`,
+      stillDeclared: () => whatChanged(host, asked, declared),
     }),
   );
 }
 
-async function here<Result>(
+async function withRepository<Result>(
   host: Host,
-  asked: Asked,
-  work: (repository: Repository, rules: SweepRules) => Promise<Result>,
+  { desire }: Declared,
+  work: (repository: Repository) => Promise<Result>,
 ): Promise<Result> {
-  const desire = await findDesire(host, asked);
   const repository = await openClusterRepository(desire.cluster, host.resolver, { purpose: 'read' });
   try {
-    return await work(repository, sweepRules(desire.cluster, policyOf(desire), desire.policy !== undefined));
+    return await work(repository);
   } finally {
     await repository.close();
   }
-}
-
-/**
- * What is declared about a cluster: as its keeper holds it, which is what counts, else as this host keeps it.
- *
- * @throws BackupError `config-invalid` when a policy of this host can't be read: it may keep more than all others say
- */
-async function findDesire(
-  host: Host,
-  { namespace, cluster }: Asked,
-): Promise<Pick<Desire, 'cluster' | 'policy'>> {
-  const told = await host
-    .temporal()
-    .then((temporal) =>
-      temporal.call(
-        'ask the keeper',
-        (client) => client.workflow.getHandle(clusterWorkflowId(namespace, cluster)).query(desireQuery),
-        5_000,
-      ),
-    )
-    .catch(() => undefined);
-  if (told) return told;
-  const { manifest } = await findCluster(host, namespace, cluster);
-  const damaged = (await host.state.backupPolicies.list(namespace)).find(({ applied }) => !applied);
-  if (damaged) {
-    throw new BackupError(
-      'config-invalid',
-      `the BackupPolicy ${damaged.namespace}/${damaged.name} of this host can't be read: ${damaged.problem ?? ''}`,
-      { hint: 'apply it again; nothing is deleted while it is not known what it keeps' },
-    );
-  }
-  const { policy } = await readBesides(host.state, namespace, cluster);
-  return { cluster: manifest, ...(policy && { policy }) };
 }
 
 let interrupted: AbortController | undefined;
@@ -184,9 +154,9 @@ const NOT_FROM_HERE = [
   'config-invalid',
 ] as const;
 
-async function planAnywhere(host: Host, asked: Asked): Promise<PlannedSweep> {
+async function planAnywhere(host: Host, asked: Asked, declared: Declared): Promise<PlannedSweep> {
   try {
-    return await planHere(host, asked);
+    return await planHere(host, declared);
   } catch (error) {
     if (!isBackupError(error, ...NOT_FROM_HERE)) throw error;
     const temporal = await host.temporal().catch(() => undefined);
@@ -194,16 +164,6 @@ async function planAnywhere(host: Host, asked: Asked): Promise<PlannedSweep> {
     note(`walkeep: not from this host (${messageOf(error)}): asking its worker`);
     const report = await follow(temporal, { ...asked, dryRun: true });
     return { report, hasWork: report.refused === undefined };
-  }
-}
-
-async function temporalOrNote(host: Host): Promise<TemporalClient | undefined> {
-  try {
-    return await host.temporal();
-  } catch (error) {
-    if (!isBackupError(error, 'temporal-unavailable')) throw error;
-    note(`walkeep: ${error.message}; sweeping from this host`);
-    return undefined;
   }
 }
 

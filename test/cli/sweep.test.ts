@@ -56,7 +56,7 @@ describe('walkeep sweep', { timeout: 60_000 }, () => {
     expect(stdout).toMatch(/4 kept, 0 to mark, 0 waiting, 0 to delete/);
   });
 
-  it('shows a table, asks before it deletes, and sweeps from this host where Temporal is away', async () => {
+  it('D3: with Temporal away it shows a table, deletes only with --local, and asks before it does', async () => {
     await applyPolicy();
     const before = await keysOf(r, { own: true });
     const plan = await walkeep('sweep', 'pg', '--dry-run');
@@ -65,21 +65,28 @@ describe('walkeep sweep', { timeout: 60_000 }, () => {
     expect(plan.stdout).toMatch(new RegExp(`^${ids[0]} .* mark .*`, 'm'));
     expect(plan.stdout).toMatch(/^FIRST WAL +LAST WAL +SEGMENTS +DECISION +BECAUSE$/m);
 
-    const unasked = await walkeep('sweep', 'pg');
+    expect(plan.stderr).toMatch(/nobody listens there; .* the files of this host, which may be out of date/);
+
+    const unasked = await walkeep('sweep', 'pg', '--local');
     expect(unasked).toMatchObject({ code: 2, stderr: expect.stringContaining('--yes') });
+    const refused = await walkeep('sweep', 'pg', '--yes');
+    expect(refused).toMatchObject({
+      code: 5,
+      stderr: expect.stringMatching(/Temporal at .*: nothing was deleted.*add --local/),
+    });
     expect(await keysOf(r, { own: true })).toEqual(before);
 
-    const first = await walkeep('sweep', 'pg', '--yes');
+    const first = await walkeep('sweep', 'pg', '--yes', '--local');
     expect(first, first.stderr).toMatchObject({
       code: 0,
-      stderr: expect.stringContaining('sweeping from this host'),
+      stderr: expect.stringContaining('the files of this host'),
     });
     makeOld(join(directory, 'pg/walkeep/tombstones'), 2 * 3_600_000);
     const second = await walkeep('sweep', 'pg', '--yes', '--local', '-o', 'json');
     expect(second, second.stderr).toMatchObject({ code: 0 });
     expect((JSON.parse(second.stdout) as SweepReport).counts).toMatchObject({ deletedBackups: 2 });
     expect((await listBackups(r, NEVER)).map(({ backupId }) => backupId)).toEqual(ids.slice(2));
-    expect(await walkeep('sweep', 'pg')).toMatchObject({
+    expect(await walkeep('sweep', 'pg', '--local')).toMatchObject({
       code: 0,
       stderr: expect.stringContaining('nothing to do'),
     });
@@ -93,7 +100,7 @@ describe('walkeep sweep', { timeout: 60_000 }, () => {
     expect(file).not.toBe('');
     mkdirSync(state, { recursive: true });
     writeFileSync(join(state, file), '{"half');
-    expect(await walkeep('sweep', 'pg', '--yes')).toMatchObject({
+    expect(await walkeep('sweep', 'pg', '--yes', '--local')).toMatchObject({
       code: 2,
       stderr: expect.stringContaining('BackupPolicy'),
     });
