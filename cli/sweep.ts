@@ -122,7 +122,7 @@ async function here<Result>(
   work: (repository: Repository, rules: SweepRules) => Promise<Result>,
 ): Promise<Result> {
   const desire = await findDesire(host, asked);
-  const repository = await openClusterRepository(desire.cluster, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(desire.cluster, host.resolver);
   try {
     return await work(repository, sweepRules(desire.cluster, policyOf(desire), desire.policy !== undefined));
   } finally {

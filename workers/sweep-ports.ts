@@ -37,7 +37,7 @@ async function withRepository<Result>(
   resolver: SecretResolver,
   work: (repository: Repository, rules: SweepRules) => Promise<Result>,
 ): Promise<Result> {
-  const repository = await openClusterRepository(manifest, resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(manifest, resolver);
   try {
     return await work(
       repository,
