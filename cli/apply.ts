@@ -9,6 +9,7 @@ import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BackupError, ERRORS, isBackupError, type ErrorCode } from '../core/errors.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
+import { methodOf } from '../manifests/barman-plugin.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
 import { objectId } from '../manifests/metadata.ts';
@@ -29,6 +30,7 @@ import {
 import { refuseDropping, takenOver } from './apply-besides.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
+import { knownObjectStores, saveWouldSay, temporalIfThere, withReferringClusters } from './object-stores.ts';
 import { stateOption } from './options.ts';
 import { note } from './output.ts';
 import type { TemporalClient } from './temporal-client.ts';
@@ -46,8 +48,9 @@ export function applyCommand(): Command {
   return new Command('apply')
     .summary('make the manifests in files, directories or standard input true')
     .description(
-      "Takes CloudNativePG's Cluster, Backup and ScheduledBackup, Kubernetes Secrets, and walkeep's BackupPolicy and\n" +
-        'ScheduledVerification. Everything is read and checked first: one refused document, and nothing is applied.\n' +
+      "Takes CloudNativePG's Cluster, Backup, ScheduledBackup and (of its Barman plugin) ObjectStore, Kubernetes Secrets, and\n" +
+        "walkeep's BackupPolicy and ScheduledVerification.\n" +
+        'Everything is read and checked first: one refused document, and nothing is applied.\n' +
         'Applying the same again changes nothing. What is not in the files is left alone: see walkeep delete.',
     )
     .requiredOption('-f, --filename <path...>', 'files, directories, or - for standard input')
@@ -72,6 +75,7 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
   const loaded = loadManifests(sources, {
     now: new Date(),
     appliedClusters: applied.map(objectId),
+    objectStores: await knownObjectStores(host.state),
     ...(options.namespace !== undefined && { namespace: options.namespace }),
     ...(options.mergeDuplicateKeys && { mergeDuplicateKeys: true }),
   });
@@ -83,7 +87,8 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
     );
     return EXIT.manifestRefused;
   }
-  const plan = planOf(loaded.documents);
+  const ask = options.dryRun ? temporalIfThere : requireTemporal;
+  const plan = await withReferringClusters(host, planOf(loaded.documents), ask);
   await (options.dryRun ? preview(host, plan) : carryOut(host, plan));
   for (const { kind, name } of loaded.foreign) say(kind.toLowerCase(), name, 'left alone');
   return EXIT.ok;
@@ -105,7 +110,7 @@ interface ApplyPlan {
     readonly cluster: string;
     readonly input: ApplyInput;
   }[];
-  /** Kinds that are kept on this host until a later version acts on them: ObjectStore. */
+  /** ObjectStores are kept on this host, for Clusters that refer to them later. */
   readonly kept: readonly LoadedDocument[];
 }
 
@@ -190,6 +195,8 @@ export const RESOURCE = {
   ScheduledVerification: 'scheduledverification.walkeep.io',
 } as const;
 
+const OBJECT_STORE = 'objectstore.barmancloud.cnpg.io';
+
 /** A policy of several clusters is said once. */
 function sayResult(result: ApplyResult, said: Set<string>, suffix = ''): void {
   for (const { kind, name, outcome } of result.objects) {
@@ -240,7 +247,7 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
     if (kind !== 'ObjectStore') continue;
     const { outcome } = await host.state.objectStores.save(manifest);
     const word = outcome === 'changed' ? 'configured' : outcome;
-    say('objectstore', manifest.metadata.name, `${word}; this version does not act on it yet`);
+    say(OBJECT_STORE, manifest.metadata.name, `${word} (kept on this host)`);
   }
   if (!temporal) return;
   const said = new Set<string>();
@@ -416,6 +423,7 @@ async function startBackups(
       cluster,
       namespace,
       name: metadata.name,
+      method: methodOf(spec),
       waitForWorkerSeconds: 12 * 3600,
       ...(spec.target !== undefined && { target: spec.target }),
     };
@@ -444,7 +452,8 @@ async function preview(host: Host, plan: ApplyPlan): Promise<void> {
   const dry = ' (dry run)';
   for (const { metadata } of plan.secrets) say('secret', metadata.name, `would be kept on this host${dry}`);
   for (const { kind, manifest } of plan.kept) {
-    say(kind.toLowerCase(), manifest.metadata.name, `valid; this version does not act on it yet${dry}`);
+    if (kind !== 'ObjectStore') continue;
+    say(OBJECT_STORE, manifest.metadata.name, `${await saveWouldSay(host.state, manifest)}${dry}`);
   }
   if (plan.keepers.length === 0) return;
   const temporal = await host.temporal().catch((error: unknown) => {

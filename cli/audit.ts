@@ -84,7 +84,7 @@ async function auditHere(
   flags: AuditFlags,
 ): Promise<AuditReport> {
   const { manifest } = await findCluster(host, namespace, cluster);
-  const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(manifest, host.resolver);
   const bar = createProgressBar();
   const signal = new AbortController().signal;
   const onProgress = ({ phase, segmentsRead, storedBytesRead }: AuditProgress) =>

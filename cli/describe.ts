@@ -54,7 +54,7 @@ async function readDetails(host: Host, backup: ListedBackup): Promise<Details> {
   const { backupId } = backup.status;
   if (backup.heardFrom !== 'repository' || backupId === undefined) return {};
   const { manifest } = await findCluster(host, backup.namespace, backup.cluster);
-  const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(manifest, host.resolver);
   const signal = AbortSignal.timeout(READ_MS);
   try {
     const record = await readBackupRecord(repository, backupId, signal);

@@ -72,7 +72,7 @@ async function readOf(host: Host, namespace: string, cluster: ClusterManifest): 
   let repository: Repository | undefined;
   try {
     if (cluster.spec.backup?.barmanObjectStore)
-      repository = await openClusterRepository(cluster, host.resolver, { purpose: 'read' });
+      repository = await openClusterRepository(cluster, host.resolver);
     const listed: ListedSchedule[] = [];
     for (const manifest of schedules) listed.push(await withSlots(manifest, repository));
     return listed;

@@ -75,7 +75,7 @@ async function readAll(
 
 async function readOf(host: Host, manifest: ClusterManifest, limit: number): Promise<Verification[]> {
   if (!manifest.spec.backup?.barmanObjectStore) return [];
-  const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(manifest, host.resolver);
   try {
     return await listVerifications(repository, AbortSignal.timeout(READ_MS), {
       limit,

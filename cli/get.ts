@@ -4,6 +4,7 @@ import { stringify } from 'yaml';
 import type { ListedBackup } from '../core/backup-list.ts';
 import { BackupError, messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { withoutObjectStores } from '../manifests/with-object-stores.ts';
 import {
   clusterStatusQuery,
   clusterWorkflowId,
@@ -12,6 +13,7 @@ import {
   type ClusterStatus,
 } from '../workflows/interface.ts';
 import { exitCodeFor } from './exit-codes.ts';
+import { getObjectStores } from './get-object-stores.ts';
 import { getScheduledBackups } from './get-schedules.ts';
 import { getVerifications } from './get-verifications.ts';
 import { findCluster, listClusters, withHost, type Host } from './host.ts';
@@ -30,9 +32,10 @@ interface GetOptions {
 /** `walkeep get` */
 export function getCommand(): Command {
   return new Command('get')
-    .summary('list clusters, backups, schedules or verifications')
+    .summary('list clusters, backups, object stores, schedules or verifications')
     .addCommand(getBackups())
     .addCommand(getClusters())
+    .addCommand(getObjectStores())
     .addCommand(getScheduledBackups())
     .addCommand(getVerifications());
 }
@@ -281,7 +284,11 @@ function formatClusters(
   single: boolean,
 ): string {
   const objects = clusters.map(({ namespace, name, manifest, status }) => ({
-    ...(manifest ?? { apiVersion: 'postgresql.cnpg.io/v1', kind: 'Cluster', metadata: { name, namespace } }),
+    ...((manifest && withoutObjectStores(manifest)) ?? {
+      apiVersion: 'postgresql.cnpg.io/v1',
+      kind: 'Cluster',
+      metadata: { name, namespace },
+    }),
     ...(status && { status }),
   }));
   const all = single ? objects[0] : { apiVersion: 'v1', kind: 'List', items: objects };

@@ -67,7 +67,7 @@ async function withBackup(
   const { cluster, namespace = flags.namespace } = parseClusterArgument(argument);
   await withHost(flags, async (host) => {
     const { manifest } = await findCluster(host, namespace, cluster);
-    const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+    const repository = await openClusterRepository(manifest, host.resolver);
     const signal = AbortSignal.timeout(DEADLINE_MS);
     try {
       await work(repository, requireOne(await readCatalogue(repository, signal), backup, repository), signal);

@@ -118,7 +118,7 @@ async function manifestOf(host: Host, namespace: string, cluster: string): Promi
 
 async function readRecorded(host: Host, manifest: ClusterManifest): Promise<NamedBackup[]> {
   if (!manifest.spec.backup?.barmanObjectStore) return [];
-  const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(manifest, host.resolver);
   const signal = AbortSignal.timeout(READ_MS);
   const { namespace, name: cluster } = manifest.metadata;
   try {

@@ -27,6 +27,7 @@ import {
   type StateDirectory,
 } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
+import { knownObjectStores } from './object-stores.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
@@ -258,7 +259,10 @@ async function sourceFromFiles(
   state: StateDirectory,
 ): Promise<Source> {
   const sources = await readManifestSources(flags.filename, readStandardInput);
-  const { documents, problems } = loadManifests(sources, { now: new Date() });
+  const { documents, problems } = loadManifests(sources, {
+    now: new Date(),
+    objectStores: await knownObjectStores(state),
+  });
   for (const problem of problems) if (problem.severity !== 'note') note(formatProblem(problem));
   if (hasErrors(problems)) throw new BackupError('manifest-invalid', 'the manifest was refused');
   const clusters = documents.filter((document) => document.kind === 'Cluster');

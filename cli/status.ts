@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { formatDuration } from '../core/duration.ts';
 import { messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { ownReference } from '../manifests/object-store-references.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { readProtection, type Protection } from '../operations/protection.ts';
 import type { ClusterStatus } from '../workflows/interface.ts';
@@ -48,7 +49,7 @@ type Read = { readonly protection: Protection } | { readonly error: string };
 
 async function protectionOf(host: Host, manifest: ClusterManifest): Promise<Read> {
   try {
-    const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+    const repository = await openClusterRepository(manifest, host.resolver);
     try {
       return { protection: await readProtection(repository, AbortSignal.timeout(120_000)) };
     } finally {
@@ -98,12 +99,14 @@ function formatStatus(
 ): string {
   const { name, namespace } = manifest.metadata;
   const store = manifest.spec.backup?.barmanObjectStore;
+  const reference = ownReference(manifest);
   const lines: [string, string][] = [
     ['Cluster', `${namespace}/${name} (manifest revision ${revision})`],
     [
       'Repository',
       store ? `${store.destinationPath} (server ${store.serverName ?? name})` : 'none in the manifest',
     ],
+    ...(reference ? ([['ObjectStore', reference.objectStore]] as [string, string][]) : []),
     ...('error' in read
       ? ([['', `could not be read: ${read.error}`]] as [string, string][])
       : repositoryLines(read.protection, now)),

@@ -125,7 +125,7 @@ async function withRepository<Result>(
   { desire }: Declared,
   work: (repository: Repository) => Promise<Result>,
 ): Promise<Result> {
-  const repository = await openClusterRepository(desire.cluster, host.resolver, { purpose: 'read' });
+  const repository = await openClusterRepository(desire.cluster, host.resolver);
   try {
     return await work(repository);
   } finally {

@@ -140,7 +140,7 @@ async function recorded(
   verification: Verification,
 ): Promise<Verification> {
   try {
-    const repository = await openClusterRepository(manifest, host.resolver, { purpose: 'read' });
+    const repository = await openClusterRepository(manifest, host.resolver);
     try {
       await writeVerification(repository, verification, AbortSignal.timeout(60_000));
     } finally {

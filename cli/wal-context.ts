@@ -33,7 +33,7 @@ export async function openWalContext(args: WalArguments): Promise<WalContext> {
     async openStandbySource(cluster) {
       const { openClusterRepository } = await import('../operations/open-repository.ts');
       return {
-        repository: await openClusterRepository(await readManifest(cluster), resolver, { purpose: 'read' }),
+        repository: await openClusterRepository(await readManifest(cluster), resolver),
       };
     },
     async openRecoverySource(path) {

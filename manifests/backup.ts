@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { BARMAN_PLUGIN } from './barman-plugin.ts';
 import { backupTarget, CNPG_API, onlineConfiguration } from './cluster.ts';
 import { flag, objectName, plainText, textMap } from './fields.ts';
 import { metadataSchema } from './metadata.ts';
@@ -84,14 +85,7 @@ export function reviewMethod(
       ];
     case 'plugin':
       return spec.pluginConfiguration
-        ? [
-            {
-              path: at,
-              message: `accepted, but walkeep runs no plugins yet: a backup by ${show(spec.pluginConfiguration.name)} fails at once and says so`,
-              fix: 'write barmanObjectStore until then',
-              severity: 'warning',
-            },
-          ]
+        ? reviewPlugin(spec.pluginConfiguration, path)
         : [
             {
               path,
@@ -101,4 +95,19 @@ export function reviewMethod(
             },
           ];
   }
+}
+
+function reviewPlugin(
+  { name, parameters }: NonNullable<BackupManifest['spec']['pluginConfiguration']>,
+  path: FieldPath,
+): Finding[] {
+  if (name !== BARMAN_PLUGIN) {
+    const message = `accepted, but walkeep runs no plugins: a backup by ${show(name)} fails at once and says so`;
+    const fix = `write barmanObjectStore, or the plugin ${BARMAN_PLUGIN}`;
+    return [{ path: [...path, 'method'], message, fix, severity: 'warning' }];
+  }
+  if (Object.keys(parameters).length === 0) return [];
+  const message = 'are left aside: the Cluster says in which ObjectStore its backups are';
+  const at = [...path, 'pluginConfiguration', 'parameters'];
+  return [{ path: at, message, fix: 'remove them', severity: 'warning' }];
 }

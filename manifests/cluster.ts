@@ -1,11 +1,7 @@
 import { z } from 'zod';
 import { isRetentionPolicy } from '../core/retention-policy.ts';
-import {
-  externalClusterSchema,
-  pluginSchema,
-  reviewExternalClusters,
-  type Plugin,
-} from './external-cluster.ts';
+import { isBarmanPlugin } from './barman-plugin.ts';
+import { externalClusterSchema, pluginSchema, reviewExternalClusters } from './external-cluster.ts';
 import { flag, nameFault, plainText, textMap, textThat } from './fields.ts';
 import { metadataSchema } from './metadata.ts';
 import { barmanObjectStoreSchema, reviewObjectStore } from './object-store.ts';
@@ -215,7 +211,9 @@ function reviewBackup(cluster: ClusterManifest, path: FieldPath): Finding[] {
   }
   if (!barmanObjectStore && backup.retentionPolicy !== undefined) {
     const message = 'retentionPolicy only concerns an object store, and there is no barmanObjectStore';
-    const fix = 'add barmanObjectStore, or remove retentionPolicy';
+    const fix = plugins.some(isBarmanPlugin)
+      ? 'write it as spec.retentionPolicy of the ObjectStore, and remove it here'
+      : 'add barmanObjectStore, or remove retentionPolicy';
     findings.push({ path: [...path, 'retentionPolicy'], message, fix, severity: 'warning' });
   }
   return findings;
@@ -262,7 +260,7 @@ function reviewBootstrap(cluster: ClusterManifest, path: FieldPath): Finding[] {
 }
 
 /** A recovered cluster is a new one: archiving into what it was recovered from would end the original's archive. */
-function reviewOwnArchive(cluster: ClusterManifest, path: FieldPath): Finding[] {
+export function reviewOwnArchive(cluster: ClusterManifest, path: FieldPath): Finding[] {
   const own = cluster.spec.backup?.barmanObjectStore;
   const source = cluster.spec.externalClusters.find(
     ({ name }) => name === cluster.spec.bootstrap?.recovery?.source,
@@ -294,7 +292,8 @@ function reviewPlugins(cluster: ClusterManifest, path: FieldPath): Finding[] {
   const archivers = enabled.filter(({ plugin }) => plugin.isWALArchiver);
   const findings: Finding[] = [];
   const [first, second] = archivers;
-  if (first && cluster.spec.backup?.barmanObjectStore) {
+  // The Barman plugin's ObjectStore stands in barmanObjectStore of a manifest that is kept.
+  if (first && !isBarmanPlugin(first.plugin) && cluster.spec.backup?.barmanObjectStore) {
     const message = `plugin ${show(first.plugin.name)} is the WAL archiver, and barmanObjectStore is too`;
     const fix = 'remove isWALArchiver or spec.backup.barmanObjectStore';
     findings.push({ path: [...path, first.index], message, fix, severity: 'error' });
@@ -303,24 +302,12 @@ function reviewPlugins(cluster: ClusterManifest, path: FieldPath): Finding[] {
     const message = `${show(first.plugin.name)} and ${show(second.plugin.name)} both say isWALArchiver`;
     findings.push({ path: [...path, second.index], message, fix: 'keep one archiver', severity: 'error' });
   }
-  return [...findings, ...enabled.map(({ plugin, index }) => pluginNote(plugin, [...path, index]))];
-}
-
-function pluginNote(plugin: Plugin, path: FieldPath): Finding {
-  return plugin.name === 'barman-cloud.cloudnative-pg.io'
-    ? {
-        path,
-        message:
-          'accepted, but the ObjectStore of the Barman plugin is not acted on yet: nothing is archived for it',
-        fix: 'give spec.backup.barmanObjectStore until then',
-        severity: 'warning',
-      }
-    : {
-        path,
-        message: `plugin ${show(plugin.name)} is accepted; walkeep runs no plugins`,
-        fix: '',
-        severity: 'note',
-      };
+  for (const { plugin, index } of enabled) {
+    if (isBarmanPlugin(plugin)) continue;
+    const message = `plugin ${show(plugin.name)} is accepted; walkeep runs no plugins`;
+    findings.push({ path: [...path, index], message, fix: '', severity: 'note' });
+  }
+  return findings;
 }
 
 /** walkeep changes no settings by itself; these would keep archiving from working, or CNPG from accepting the manifest. */

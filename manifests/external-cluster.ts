@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isBarmanPlugin } from './barman-plugin.ts';
 import { flag, plainText, secretKeySelector, textMap } from './fields.ts';
 import { barmanObjectStoreSchema, reviewObjectStore } from './object-store.ts';
 import { serverNameFault } from './object-store-location.ts';
@@ -53,9 +54,9 @@ export function reviewExternalClusters(entries: readonly ExternalCluster[], path
     if (entry.barmanObjectStore) {
       findings.push(...reviewObjectStore(entry.barmanObjectStore, [...here, 'barmanObjectStore']));
     }
-    if (entry.plugin) {
-      const message = `plugin ${show(entry.plugin.name)} is accepted, but walkeep does not recover through plugins yet`;
-      const fix = 'give barmanObjectStore with the repository of the plugin';
+    if (entry.plugin && !isBarmanPlugin(entry.plugin)) {
+      const message = `plugin ${show(entry.plugin.name)} is accepted; walkeep runs no plugins, and recovers by none but the Barman plugin's ObjectStores`;
+      const fix = 'give barmanObjectStore, if there is a repository as barman-cloud writes it';
       findings.push({ path: [...here, 'plugin'], message, fix, severity: 'warning' });
     }
     return findings;

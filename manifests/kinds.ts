@@ -7,15 +7,9 @@ import {
 } from './backup-policy.ts';
 import { backupSchema, reviewBackup, type BackupManifest } from './backup.ts';
 import { closestName, suggestName } from './closest-name.ts';
-import {
-  ACTED_ON,
-  CLUSTER_SPEC_FIELDS,
-  clusterSchema,
-  CNPG_API,
-  reviewCluster,
-  type ClusterManifest,
-} from './cluster.ts';
+import { ACTED_ON, CLUSTER_SPEC_FIELDS, clusterSchema, CNPG_API, type ClusterManifest } from './cluster.ts';
 import { METADATA_FIELDS, WALKEEP_ANNOTATIONS } from './metadata.ts';
+import { reviewWrittenCluster } from './object-store-references.ts';
 import {
   BARMAN_PLUGIN_API,
   objectStoreSchema,
@@ -84,7 +78,10 @@ function define<Manifest>(
 }
 
 const KINDS: readonly KnownKind[] = [
-  define(CNPG_API, 'Cluster', clusterSchema, reviewCluster, (manifest) => ({ kind: 'Cluster', manifest })),
+  define(CNPG_API, 'Cluster', clusterSchema, reviewWrittenCluster, (manifest) => ({
+    kind: 'Cluster',
+    manifest,
+  })),
   define(CNPG_API, 'Backup', backupSchema, reviewBackup, (manifest) => ({ kind: 'Backup', manifest })),
   define(CNPG_API, 'ScheduledBackup', scheduledBackupSchema, reviewScheduledBackup, (manifest) => ({
     kind: 'ScheduledBackup',

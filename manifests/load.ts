@@ -1,8 +1,10 @@
 import { closestName } from './closest-name.ts';
 import { recognize, type KnownObject } from './kinds.ts';
 import { DEFAULT_NAMESPACE, objectId } from './metadata.ts';
+import type { ObjectStoreManifest } from './object-store-resource.ts';
 import { formatPath, hasErrors, show, type FieldPath, type Finding, type Problem } from './problem.ts';
-import { secretReferences } from './secret-references.ts';
+import { resolveObjectStores } from './resolve-object-stores.ts';
+import { secretReferences, storeReferences, type SecretReference } from './secret-references.ts';
 import { isRecord } from './unknown-fields.ts';
 import { describeRoot, readYaml, type PlacedFinding, type SourceDocument } from './yaml-source.ts';
 
@@ -23,6 +25,8 @@ export interface LoadOptions {
   readonly mergeDuplicateKeys?: boolean;
   /** Clusters (`namespace/name`) that were applied earlier: naming one of them is no reason for a warning. */
   readonly appliedClusters?: readonly string[];
+  /** ObjectStores that were applied earlier; one of the same name in the set takes its place. */
+  readonly objectStores?: readonly ObjectStoreManifest[];
 }
 
 /** A document of a kind walkeep knows. */
@@ -42,7 +46,10 @@ export interface ForeignDocument {
 }
 
 export interface Loaded {
-  /** Everything to apply, in the order it was written; empty when any document was refused. */
+  /**
+   * Everything to apply, in the order it was written; empty when any document was refused. A Cluster has what the ObjectStores
+   * it refers to say as its `barmanObjectStore`.
+   */
   readonly documents: readonly LoadedDocument[];
   readonly foreign: readonly ForeignDocument[];
   /** In the order of the sources and their lines. Any of severity `error` refuses the whole set. */
@@ -51,7 +58,8 @@ export interface Loaded {
   readonly count: number;
 }
 
-interface Entry {
+/** A document, and whom to tell what is found in it. */
+export interface Entry {
   readonly document: LoadedDocument;
   readonly report: (finding: Finding) => void;
 }
@@ -84,7 +92,9 @@ export function loadManifests(sources: readonly ManifestSource[], options: LoadO
     }
   }
   reviewSet(entries, options, hasErrors(problems));
-  const documents = hasErrors(problems) ? [] : entries.map(({ document }) => document);
+  // A refused document may be the very ObjectStore that seems to be missing.
+  const resolved = hasErrors(problems) ? [] : resolveObjectStores(entries, options.objectStores ?? []);
+  const documents = hasErrors(problems) ? [] : resolved;
   return { documents, foreign, problems: inOrder(problems, sources), count };
 }
 
@@ -243,7 +253,7 @@ function reviewPolicies(entries: readonly Entry[]): void {
   }
 }
 
-/** A Secret of the set that lacks the key a Cluster of the set asks it for. */
+/** A Secret of the set that lacks the key a Cluster or an ObjectStore of the set asks it for. */
 function reviewSecrets(entries: readonly Entry[]): void {
   const keysOf = new Map<string, string[]>();
   for (const { document } of entries) {
@@ -251,8 +261,7 @@ function reviewSecrets(entries: readonly Entry[]): void {
       keysOf.set(objectId(document.manifest.metadata), [...document.manifest.values.keys()]);
   }
   for (const { document, report } of entries) {
-    if (document.kind !== 'Cluster') continue;
-    for (const { name, key, path } of secretReferences(document.manifest)) {
+    for (const { name, key, path } of secretsOf(document)) {
       const keys = keysOf.get(`${document.manifest.metadata.namespace}/${name}`);
       if (!keys || keys.includes(key)) continue;
       const closest = closestName(key, keys);
@@ -262,4 +271,11 @@ function reviewSecrets(entries: readonly Entry[]): void {
       );
     }
   }
+}
+
+function secretsOf({ kind, manifest }: LoadedDocument): SecretReference[] {
+  if (kind === 'Cluster') return secretReferences(manifest);
+  return kind === 'ObjectStore'
+    ? storeReferences(manifest.spec.configuration, ['spec', 'configuration'])
+    : [];
 }

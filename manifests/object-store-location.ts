@@ -204,12 +204,25 @@ export interface StoreRequest {
     readonly secretAccessKey?: SecretKeySelector;
     readonly sessionToken?: SecretKeySelector;
     readonly region?: SecretKeySelector;
+    readonly connectionString?: SecretKeySelector;
+    readonly storageAccount?: SecretKeySelector;
+    readonly storageKey?: SecretKeySelector;
+    readonly storageSasToken?: SecretKeySelector;
+    readonly applicationCredentials?: SecretKeySelector;
   };
+  /** Of Azure: only the managed or workload identity of the host is asked, not the whole chain. */
+  readonly managedIdentity?: boolean;
+  /** Of Google: the identity of the host is asked for, at an endpoint without TLS too. */
+  readonly ambientGoogle?: boolean;
+  /** Of Google: the key that encrypts what is written, from `--kms-key-name` among barman's arguments. */
+  readonly kmsKeyName?: string;
+  /** Of Azure: the scope that encrypts what is written, from `--encryption-scope` among barman's arguments. */
+  readonly encryptionScope?: string;
 }
 
 /**
- * What has to be opened for `store`. With `inheritFromIAMRole`, or without credentials, no key is asked for: the
- * provider's own chain is used.
+ * What has to be opened for `store`. With `inheritFromIAMRole` and its like, or without credentials, no key is asked for:
+ * the provider's own chain is used.
  *
  * @param serverName the folder when the store names none: the cluster's, or the external cluster's, name
  * @throws BackupError `manifest-invalid`
@@ -219,16 +232,60 @@ export function toStoreRequest(store: BarmanObjectStore, serverName: string): St
   const fault = serverNameFault(server);
   if (fault) throw new BackupError('manifest-invalid', `serverName ${fault.message}`, { hint: fault.fix });
   const given = store.s3Credentials?.inheritFromIAMRole === true ? undefined : store.s3Credentials;
+  const google = store.googleCredentials?.applicationCredentials;
   return {
     destination: parseDestination(store.destinationPath),
     server,
     ...(store.endpointURL === undefined ? {} : { endpointUrl: store.endpointURL }),
+    ...(store.azureCredentials?.inheritFromAzureAD === true ? { managedIdentity: true } : {}),
+    ...(store.googleCredentials?.gkeEnvironment === true ? { ambientGoogle: true } : {}),
+    ...googleKey(store),
+    ...azureScope(store),
     secrets: {
       ...(store.endpointCA ? { endpointCA: store.endpointCA } : {}),
       ...(given?.accessKeyId ? { accessKeyId: given.accessKeyId } : {}),
       ...(given?.secretAccessKey ? { secretAccessKey: given.secretAccessKey } : {}),
       ...(given?.sessionToken ? { sessionToken: given.sessionToken } : {}),
       ...(given?.region ? { region: given.region } : {}),
+      ...azureSecrets(store),
+      ...(google ? { applicationCredentials: google } : {}),
     },
   };
+}
+
+function azureSecrets({ azureCredentials: given }: BarmanObjectStore): StoreRequest['secrets'] {
+  return {
+    ...(given?.connectionString ? { connectionString: given.connectionString } : {}),
+    ...(given?.storageAccount ? { storageAccount: given.storageAccount } : {}),
+    ...(given?.storageKey ? { storageKey: given.storageKey } : {}),
+    ...(given?.storageSasToken ? { storageSasToken: given.storageSasToken } : {}),
+  };
+}
+
+/** barman-cloud's option for a key of Google's KMS, which CNPG has no field for: people give it among the arguments. */
+export const GOOGLE_KEY_OPTION = '--kms-key-name';
+
+function googleKey({ data, wal }: BarmanObjectStore): Pick<StoreRequest, 'kmsKeyName'> {
+  const kmsKeyName =
+    optionOf(data.additionalCommandArgs, GOOGLE_KEY_OPTION) ??
+    optionOf(wal.archiveAdditionalCommandArgs, GOOGLE_KEY_OPTION);
+  return kmsKeyName === undefined ? {} : { kmsKeyName };
+}
+
+/** The same for a scope of Azure. */
+export const AZURE_SCOPE_OPTION = '--encryption-scope';
+
+function azureScope({ data, wal }: BarmanObjectStore): Pick<StoreRequest, 'encryptionScope'> {
+  const encryptionScope =
+    optionOf(data.additionalCommandArgs, AZURE_SCOPE_OPTION) ??
+    optionOf(wal.archiveAdditionalCommandArgs, AZURE_SCOPE_OPTION);
+  return encryptionScope === undefined ? {} : { encryptionScope };
+}
+
+function optionOf(given: readonly string[] | undefined, option: string): string | undefined {
+  for (const [at, word] of (given ?? []).entries()) {
+    if (word.startsWith(`${option}=`)) return word.slice(option.length + 1);
+    if (word === option) return given?.[at + 1];
+  }
+  return undefined;
 }

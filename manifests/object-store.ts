@@ -2,14 +2,16 @@ import { z } from 'zod';
 import { parsePostgresSeconds } from '../core/duration.ts';
 import { commandArguments, flag, secretKeySelector, textMap, textThat } from './fields.ts';
 import {
+  AZURE_SCOPE_OPTION,
   endpointFault,
   examineDestination,
+  GOOGLE_KEY_OPTION,
   serverNameFault,
   type Destination,
 } from './object-store-location.ts';
 import { show, type FieldPath, type Finding } from './problem.ts';
 
-/** Compressions CNPG allows for WAL. walkeep writes and reads gzip, lz4 and zstd; the others come later. */
+/** Compressions CNPG allows for WAL. */
 export const WAL_COMPRESSIONS = ['bzip2', 'gzip', 'lz4', 'snappy', 'xz', 'zstd'] as const;
 /** For base backups CNPG allows neither xz nor zstd; walkeep takes zstd, and says what that means. */
 export const DATA_COMPRESSIONS = ['bzip2', 'gzip', 'lz4', 'snappy', 'zstd'] as const;
@@ -106,7 +108,6 @@ export function reviewObjectStore(store: BarmanObjectStore, path: FieldPath): Fi
     ...reviewGoogle(store, [...path, 'googleCredentials']),
     ...reviewWal(store, destination, [...path, 'wal']),
     ...reviewData(store, destination, [...path, 'data']),
-    ...reviewNotYet(destination, [...path, 'destinationPath']),
   ];
 }
 
@@ -240,9 +241,11 @@ function reviewWal(
   path: FieldPath,
 ): Finding[] {
   const findings = [
-    ...reviewCompression(store.wal.compression, [...path, 'compression']),
     ...reviewEncryption(store.wal.encryption, destination, [...path, 'encryption']),
-    ...reviewArguments(store.wal.archiveAdditionalCommandArgs, [...path, 'archiveAdditionalCommandArgs']),
+    ...reviewArguments(withoutActedOn(store.wal.archiveAdditionalCommandArgs, destination), [
+      ...path,
+      'archiveAdditionalCommandArgs',
+    ]),
     ...reviewArguments(store.wal.restoreAdditionalCommandArgs, [...path, 'restoreAdditionalCommandArgs']),
   ];
   if (store.wal.archiveTimeout === undefined) return findings;
@@ -262,9 +265,11 @@ function reviewData(
   path: FieldPath,
 ): Finding[] {
   const findings = [
-    ...reviewCompression(store.data.compression, [...path, 'compression']),
     ...reviewEncryption(store.data.encryption, destination, [...path, 'encryption']),
-    ...reviewArguments(store.data.additionalCommandArgs, [...path, 'additionalCommandArgs']),
+    ...reviewArguments(withoutActedOn(store.data.additionalCommandArgs, destination), [
+      ...path,
+      'additionalCommandArgs',
+    ]),
     ...reviewArguments(store.data.restoreAdditionalCommandArgs, [...path, 'restoreAdditionalCommandArgs']),
   ];
   if (store.data.compression === 'zstd') {
@@ -277,25 +282,6 @@ function reviewData(
     });
   }
   return findings;
-}
-
-/** Compressions that barman-cloud writes and this version of walkeep can't yet. */
-export function isLaterCompression(
-  compression: string | undefined,
-): compression is 'bzip2' | 'snappy' | 'xz' {
-  return compression === 'bzip2' || compression === 'snappy' || compression === 'xz';
-}
-
-function reviewCompression(compression: string | undefined, path: FieldPath): Finding[] {
-  if (!isLaterCompression(compression)) return [];
-  return [
-    {
-      path,
-      message: `"${compression}" is accepted, but this version can't write it yet: what would be written to this store with it fails with "not-yet"`,
-      fix: 'write gzip, lz4 or zstd, or leave compression out',
-      severity: 'warning',
-    },
-  ];
 }
 
 function reviewEncryption(
@@ -326,15 +312,22 @@ function reviewArguments(given: readonly string[] | undefined, path: FieldPath):
   ];
 }
 
-function reviewNotYet(destination: Destination | undefined, path: FieldPath): Finding[] {
-  if (destination?.kind !== 'gs' && destination?.kind !== 'azure') return [];
-  const store = destination.kind === 'gs' ? 'Google Cloud Storage' : 'Azure Blob Storage';
-  return [
-    {
-      path,
-      message: `accepted, but this version can't open ${store} yet: whatever needs this store fails with "not-yet"`,
-      fix: 'use s3:// or file:// until then',
-      severity: 'warning',
-    },
-  ];
+/** Barman's arguments that are acted on, since no field says it: what encrypts the objects of a store. */
+const OPTION_OF = {
+  gs: GOOGLE_KEY_OPTION,
+  azure: AZURE_SCOPE_OPTION,
+  s3: undefined,
+  file: undefined,
+} as const;
+
+function withoutActedOn(
+  given: readonly string[] | undefined,
+  destination: Destination | undefined,
+): readonly string[] | undefined {
+  const option = destination && OPTION_OF[destination.kind];
+  if (option === undefined) return given;
+  const isOption = (word: string | undefined) => word === option;
+  return given?.filter(
+    (word, at) => !isOption(word) && !isOption(given[at - 1]) && !word.startsWith(`${option}=`),
+  );
 }

@@ -224,15 +224,11 @@ async function newestVerification(
 }
 
 function noteListing(listing: ArchiveListing, reading: ReadArchive, warnings: string[]): void {
-  const { strangeKeys, strangeCount, unread } = listing;
+  const { strangeKeys, strangeCount } = listing;
   if (strangeCount > 0) {
     const more = strangeCount > strangeKeys.length ? ` and ${strangeCount - strangeKeys.length} more` : '';
     warnings.push(`no WAL files, but among them: ${strangeKeys.join(', ')}${more}`);
   }
-  if (unread > 0)
-    warnings.push(
-      `${unread} segments are compressed in a way walkeep does not read: their content was not looked at`,
-    );
   if (reading.left > 0)
     warnings.push(`${reading.left} segments were not read yet; the next audit goes on with them`);
 }

@@ -1,7 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import { SegmentRanges } from '../core/segment-ranges.ts';
 import { segmentNumber, timelineOf, type SegmentName } from '../core/segment.ts';
-import { readableCodec } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { listWal, type WalObject } from '../repository/wal.ts';
 
@@ -24,8 +23,6 @@ export interface ArchiveListing {
   readonly newestStoredAt?: Date;
   /** What can't be whole by its size, whose copies are more than one, or that was asked for by its name. */
   readonly remarkable: readonly WalCopies[];
-  /** Segments in codecs that are not read. */
-  readonly unread: number;
   readonly strangeKeys: readonly string[];
   readonly strangeCount: number;
 }
@@ -43,7 +40,7 @@ export async function listArchive(
   const partials: SegmentName[] = [];
   const remarkable: WalCopies[] = [];
   const strangeKeys: string[] = [];
-  let [segmentCount, walBytes, unread, strangeCount] = [0, 0, 0, 0];
+  let [segmentCount, walBytes, strangeCount] = [0, 0, 0];
   let newest: ArchiveListing['newest'];
   let newestStoredAt: Date | undefined;
   const onForeign = (key: string) => {
@@ -63,7 +60,6 @@ export async function listArchive(
       remarkable.push(group);
       if (remarkable.length > MAX_REMARKABLE) throw tooStrange(r);
     }
-    if (!group.copies.some(isRead)) unread += 1;
     if (group.isPartial) {
       partials.push(group.segment);
       continue;
@@ -82,7 +78,6 @@ export async function listArchive(
     ...(newest && { newest }),
     ...(newestStoredAt && { newestStoredAt }),
     remarkable,
-    unread,
     strangeKeys,
     strangeCount,
   };
@@ -134,15 +129,6 @@ export function sizeFault({ codec, sizeBytes }: WalObject, segmentSize: number):
   if (codec === 'none' && sizeBytes !== segmentSize)
     return `it has ${sizeBytes} bytes, a segment ${segmentSize}`;
   return undefined;
-}
-
-function isRead({ codec, key }: WalObject): boolean {
-  try {
-    readableCodec(codec, key);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function isOfSize(name: SegmentName, segmentSize: number): boolean {

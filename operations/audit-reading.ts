@@ -146,22 +146,20 @@ class Reading {
     const isFollowed = !group.isPartial && segments.has(timelineOf(group.segment), number + 1n);
     const faults: FaultyWal['faults'][number][] = [];
     const hashes = new Set<string>();
-    let isUnread = false;
     for (const object of group.copies) {
       this.#storedBytes += object.sizeBytes;
       const { fault, sha256 } = await inspectWal(this.#r, object, { owner, histories, isFollowed, signal });
       if (fault) faults.push({ object, fault: fault.kind, detail: fault.detail });
-      else if (sha256 === undefined) isUnread = true;
-      else hashes.add(sha256);
+      if (sha256 !== undefined) hashes.add(sha256);
     }
     this.#segmentsRead += 1;
     onRead?.(this.#segmentsRead, this.#storedBytes);
     const isAmbiguous = hashes.size > 1;
-    const isUsable = !isAmbiguous && (hashes.size === 1 || isUnread);
+    const isUsable = hashes.size === 1;
     if (faults.length > 0 || isAmbiguous) this.#note({ ...group, faults, isAmbiguous, isUsable });
     else {
       this.#faulty.delete(group.fileName);
-      if (!group.isPartial && !isUnread) this.#read.add(group.segment);
+      if (!group.isPartial) this.#read.add(group.segment);
     }
   }
 

@@ -48,7 +48,7 @@ export async function openArchiveTarget(
     repository,
     maxParallel,
     storage: {
-      codec: codecOf(compression, 'wal.compression'),
+      codec: codecOf(compression),
       ...(encryption === undefined ? {} : { encryption }),
       ...(store?.tags === undefined ? {} : { tags: store.tags }),
       ...(store?.historyTags === undefined ? {} : { historyTags: store.historyTags }),

@@ -146,8 +146,7 @@ async function checkSegment(
     if (isBackupError(error, 'format-invalid')) {
       throw new BackupError('object-damaged', `${object.key}: ${error.message}`, { cause: error });
     }
-    // Written by barman-cloud in a codec that is not read yet: it is there, and that is all that can be said.
-    if (!isBackupError(error, 'not-yet')) throw error;
+    throw error;
   }
 }
 

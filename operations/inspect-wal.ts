@@ -6,10 +6,9 @@ import type { TimelineSwitch } from '../core/timeline.ts';
 import { recordsEnd } from '../postgres/wal-end.ts';
 import { identifyHistory, requireFittingTimeline, type ClusterIdentity } from '../postgres/wal-identity.ts';
 import { parseWalHeader, WAL_HEADER_BYTES, type WalHeader } from '../postgres/wal-page.ts';
-import { readableCodec } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { WalObject } from '../repository/wal.ts';
-import { decompress, type Codec } from '../streams/codec.ts';
+import { decompress } from '../streams/codec.ts';
 
 /**
  * What is wrong with a stored WAL file. `undecodable`: it can't be decompressed, or its checksum is wrong ·
@@ -37,7 +36,7 @@ export function contradictsItself(fault: WalFault): boolean {
 
 export interface InspectedWal {
   readonly fault?: { readonly kind: WalFault; readonly detail: string };
-  /** Of the plain bytes, when they are whole; absent for a codec that is not read. */
+  /** Of the plain bytes, when they are whole. */
   readonly sha256?: string;
 }
 
@@ -71,28 +70,18 @@ export async function inspectWal(
 }
 
 async function inspectOnce(r: Repository, object: WalObject, options: InspectOptions): Promise<InspectedWal> {
-  const codec = codecIfRead(object);
-  if (codec === undefined) return {};
   const source = await r.store.get(object.key, { signal: options.signal });
   if (source === undefined)
     return { fault: { kind: 'gone', detail: `${object.key} was listed and is gone` } };
-  const read = new PlainFile(object, codec, options);
+  const read = new PlainFile(object, options);
   try {
-    for await (const chunk of decompress(codec, source, { signal: options.signal, name: object.key }))
+    for await (const chunk of decompress(object.codec, source, { signal: options.signal, name: object.key }))
       if (!read.take(chunk)) break;
   } catch (error) {
     if (!isBackupError(error, 'object-damaged')) throw error;
     return { fault: { kind: 'undecodable', detail: error.message } };
   }
   return read.judge();
-}
-
-function codecIfRead({ codec, key }: WalObject): Codec | undefined {
-  try {
-    return readableCodec(codec, key);
-  } catch {
-    return undefined;
-  }
 }
 
 /** The plain bytes of one file as they come: all of them are hashed and counted, few are kept. */
@@ -105,13 +94,13 @@ class PlainFile {
   #kept: Uint8Array[] = [];
   #sizeBytes = 0;
 
-  constructor(object: WalObject, codec: Codec, options: InspectOptions) {
+  constructor(object: WalObject, options: InspectOptions) {
     this.#object = object;
     this.#options = options;
     const isText = object.file.kind === 'history' || object.file.kind === 'backup-history';
     this.#maxBytes = isText ? LARGEST_TEXT_BYTES : (options.owner?.segmentSize ?? LARGEST_SEGMENT_BYTES);
     // A compressed file has a checksum of its own; without one the records' own have to do.
-    const scans = codec === 'none' && options.isFollowed && this.#maxBytes <= LARGEST_SCANNED_BYTES;
+    const scans = object.codec === 'none' && options.isFollowed && this.#maxBytes <= LARGEST_SCANNED_BYTES;
     this.#keptBytes = isText || scans ? this.#maxBytes : WAL_HEADER_BYTES;
   }
 

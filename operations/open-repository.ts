@@ -5,11 +5,13 @@ import type { ExternalCluster } from '../manifests/external-cluster.ts';
 import type { SecretKeySelector } from '../manifests/fields.ts';
 import { objectId } from '../manifests/metadata.ts';
 import { toStoreRequest, type StoreRequest } from '../manifests/object-store-location.ts';
-import { isLaterCompression, type BarmanObjectStore } from '../manifests/object-store.ts';
+import type { BarmanObjectStore } from '../manifests/object-store.ts';
 import { createRepository, type Repository } from '../repository/repository.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { S3Credentials, StoreConfig } from '../stores/store-config.ts';
 import type { Codec } from '../streams/codec.ts';
+import { azureStoreConfig } from './azure-store-config.ts';
+import { googleStoreConfig } from './google-store-config.ts';
 import type { SecretResolver } from './secret-resolver.ts';
 
 /** How to reach a repository, with its secrets resolved; it stays inside the process. */
@@ -19,22 +21,16 @@ export interface RepositoryAccess {
   readonly server: string;
 }
 
-export interface OpenOptions {
-  /** `write` also refuses compressions this version can't write; a reader has no use for them. */
-  readonly purpose?: 'read' | 'write';
-}
-
 /**
  * The repository a Cluster archives into and is backed up to.
  *
- * @throws BackupError `manifest-invalid` | `secret-missing` | `not-yet`
+ * @throws BackupError `manifest-invalid` | `secret-missing`
  */
 export async function openClusterRepository(
   manifest: ClusterManifest,
   resolver: SecretResolver,
-  options: OpenOptions = {},
 ): Promise<Repository> {
-  return openRepository(await resolveClusterAccess(manifest, resolver, options));
+  return openRepository(await resolveClusterAccess(manifest, resolver));
 }
 
 /**
@@ -42,7 +38,7 @@ export async function openClusterRepository(
  * it says another.
  *
  * @param namespace of the Cluster the entry belongs to: its secrets are there
- * @throws BackupError `manifest-invalid` | `secret-missing` | `not-yet`
+ * @throws BackupError `manifest-invalid` | `secret-missing`
  */
 export async function openExternalRepository(
   entry: ExternalCluster,
@@ -61,7 +57,6 @@ export function openRepository({ config, server }: RepositoryAccess): Repository
 export async function resolveClusterAccess(
   manifest: ClusterManifest,
   resolver: SecretResolver,
-  { purpose = 'write' }: OpenOptions = {},
 ): Promise<RepositoryAccess> {
   const { backup } = manifest.spec;
   const id = objectId(manifest.metadata);
@@ -74,10 +69,6 @@ export async function resolveClusterAccess(
         hint: 'add it, with destinationPath, and apply the manifest again',
       },
     );
-  }
-  if (purpose === 'write') {
-    codecOf(backup.barmanObjectStore.wal.compression, `wal.compression of Cluster ${id}`);
-    codecOf(backup.barmanObjectStore.data.compression, `data.compression of Cluster ${id}`);
   }
   const { name, namespace } = manifest.metadata;
   return resolveAccess(backup.barmanObjectStore, name, namespace, resolver);
@@ -97,17 +88,9 @@ export async function resolveExternalAccess(
   return resolveAccess(entry.barmanObjectStore, entry.name, namespace, resolver);
 }
 
-/**
- * The codec that a manifest's `compression` asks for; `none` when it asks for nothing.
- *
- * @param field for the message
- * @throws BackupError `not-yet` for bzip2, snappy and xz
- */
-export function codecOf(compression: BarmanObjectStore['wal']['compression'], field: string): Codec {
-  if (!isLaterCompression(compression)) return compression ?? 'none';
-  throw new BackupError('not-yet', `${field} is ${compression}, which this version of walkeep can't write`, {
-    hint: 'write gzip, lz4 or zstd, or leave compression out, and apply the manifest again',
-  });
+/** The codec that a manifest's `compression` asks for; `none` when it asks for nothing. */
+export function codecOf(compression: BarmanObjectStore['wal']['compression']): Codec {
+  return compression ?? 'none';
 }
 
 async function resolveAccess(
@@ -123,22 +106,22 @@ async function resolveAccess(
 /**
  * What to open for a request, with its secrets.
  *
- * @throws BackupError `not-yet` for Google Cloud Storage and Azure; `secret-missing`
+ * @throws BackupError `secret-missing`, `config-invalid`
  */
 export async function toStoreConfig(
-  { destination, endpointUrl, secrets }: StoreRequest,
+  request: StoreRequest,
   namespace: string,
   resolver: SecretResolver,
 ): Promise<StoreConfig> {
+  const { destination, endpointUrl, secrets } = request;
   if (destination.kind === 'file') return { kind: 'file', directory: destination.directory };
-  if (destination.kind !== 's3') {
-    const what = destination.kind === 'gs' ? 'Google Cloud Storage' : 'Azure Blob Storage';
-    throw new BackupError('not-yet', `${destination.url}: this version of walkeep can't open ${what}`, {
-      hint: 'use s3:// or file:// until a later version does',
-    });
-  }
   const text = async (selector: SecretKeySelector) =>
     trimmed(await resolver.resolve({ ...selector, namespace }), selector);
+  const ca = secrets.endpointCA
+    ? { caPem: certificates(await text(secrets.endpointCA), secrets.endpointCA) }
+    : {};
+  if (destination.kind === 'gs') return { ...(await googleStoreConfig(request, destination, text)), ...ca };
+  if (destination.kind === 'azure') return { ...(await azureStoreConfig(request, destination, text)), ...ca };
   const credentials = await resolveKeys(secrets, text);
   return {
     kind: 's3',
@@ -147,9 +130,7 @@ export async function toStoreConfig(
     ...(endpointUrl === undefined ? {} : { endpointUrl }),
     // A region is kept in a Secret, but is none: it stands in every request.
     ...(secrets.region ? { region: (await text(secrets.region)).reveal() } : {}),
-    ...(secrets.endpointCA
-      ? { caPem: certificates(await text(secrets.endpointCA), secrets.endpointCA) }
-      : {}),
+    ...ca,
     ...(credentials ? { credentials } : {}),
   };
 }

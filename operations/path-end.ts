@@ -36,8 +36,7 @@ export async function readPathEnd(
       }
     }
   } catch (error) {
-    if (isBackupError(error, 'object-damaged', 'format-invalid', 'object-missing', 'not-yet'))
-      return undefined;
+    if (isBackupError(error, 'object-damaged', 'format-invalid', 'object-missing')) return undefined;
     throw error;
   }
 }

@@ -1,4 +1,3 @@
-import { BackupError } from '../core/errors.ts';
 import {
   planRecovery,
   type RecoveryBackup,
@@ -7,15 +6,8 @@ import {
   type RecoveryTarget,
 } from '../core/recovery.ts';
 import { SegmentRanges } from '../core/segment-ranges.ts';
-import {
-  DEFAULT_SEGMENT_SIZE,
-  parseSegmentName,
-  segmentNumber,
-  timelineOf,
-  type SegmentName,
-} from '../core/segment.ts';
+import { DEFAULT_SEGMENT_SIZE, type SegmentName } from '../core/segment.ts';
 import { inspectBackup, listBackups, type CatalogueEntry } from '../repository/catalogue.ts';
-import { readableCodec, type StoredCodec } from '../repository/layout.ts';
 import { readOwner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
 import { listWal, readHistories } from '../repository/wal.ts';
@@ -38,8 +30,7 @@ export interface PlanOptions {
  * Plans a recovery from the repository alone: reads the catalogue, the list of archived WAL and the histories, and for
  * targets that could lie beyond the end the last WAL of the path.
  *
- * @throws BackupError as `planRecovery`; `not-yet` when WAL of the path is compressed in a way walkeep does not read;
- *   what the store throws
+ * @throws BackupError as `planRecovery`; what the store throws
  */
 export async function planFromRepository(
   repository: Repository,
@@ -54,7 +45,6 @@ export async function planFromRepository(
     now,
   };
   const plan = await planWithWholeBackup(repository, facts, signal);
-  requireReadable(plan.plan, archive.unreadable);
   const warned = { ...plan.plan, warnings: [...plan.plan.warnings, ...archive.warnings] };
   const asksForTheEnd =
     plan.plan.target.kind === 'time' || plan.plan.target.kind === 'lsn' || plan.plan.target.kind === 'end';
@@ -67,8 +57,6 @@ export async function planFromRepository(
 
 interface Archive {
   readonly facts: Omit<RecoveryFacts, 'target' | 'now'>;
-  /** Segments that only exist compressed in ways walkeep does not read yet. */
-  readonly unreadable: ReadonlyMap<string, StoredCodec>;
   readonly warnings: readonly string[];
 }
 
@@ -80,13 +68,10 @@ async function gatherFacts(repository: Repository, signal: AbortSignal): Promise
     DEFAULT_SEGMENT_SIZE;
   const segments = new SegmentRanges(segmentSize);
   const partials: SegmentName[] = [];
-  const unreadable = new Map<string, StoredCodec>();
-  for await (const { file, codec } of listWal(repository, signal, { withoutHistories: true })) {
+  for await (const { file } of listWal(repository, signal, { withoutHistories: true })) {
     if (file.kind === 'partial') partials.push(file.segment);
     if (file.kind !== 'segment') continue;
     segments.add(file.segment);
-    if (isReadable(codec)) unreadable.delete(file.name);
-    else unreadable.set(file.name, codec);
   }
   const warnings: string[] = [];
   const histories = await readHistories(repository, signal, (fileName, error) => {
@@ -99,16 +84,7 @@ async function gatherFacts(repository: Repository, signal: AbortSignal): Promise
     partials,
     systemId: owner?.systemId,
   };
-  return { facts, unreadable, warnings };
-}
-
-function isReadable(codec: StoredCodec): boolean {
-  try {
-    readableCodec(codec, '');
-    return true;
-  } catch {
-    return false;
-  }
+  return { facts, warnings };
 }
 
 function toCandidate({ backupId, info, problem }: CatalogueEntry): RecoveryBackup {
@@ -139,26 +115,5 @@ async function planWithWholeBackup(
         backup.backupId === plan.backupId ? { ...backup, problem } : backup,
       ),
     };
-  }
-}
-
-/** Better said now than by a recovery that stops in the middle. */
-function requireReadable(plan: RecoveryPlan, unreadable: ReadonlyMap<string, StoredCodec>): void {
-  if (unreadable.size === 0) return;
-  const [first, last] = [plan.firstSegment, plan.lastSegment].map((name) =>
-    segmentNumber(parseSegmentName(name), plan.segmentSize),
-  ) as [bigint, bigint];
-  const timelines = new Set(plan.timelinePath.map(({ timeline }) => timeline));
-  for (const [name, codec] of unreadable) {
-    const segment = parseSegmentName(name);
-    const number = segmentNumber(segment, plan.segmentSize);
-    if (number < first || number > last || !timelines.has(timelineOf(segment))) continue;
-    throw new BackupError(
-      'not-yet',
-      `WAL of this recovery, such as ${name}, is compressed with ${codec}, which walkeep does not read yet`,
-      {
-        hint: 'restore with barman-cloud, or store these segments again with gzip, lz4, zstd or no compression',
-      },
-    );
   }
 }

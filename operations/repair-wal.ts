@@ -20,7 +20,6 @@ import {
 } from '../postgres/wal-identity.ts';
 import { claimOwner } from '../repository/owner.ts';
 import { parseWalHeader } from '../postgres/wal-page.ts';
-import { readableCodec } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWal, readHistories, type WalObject } from '../repository/wal.ts';
 import { compressBytes, decompressBytes } from '../streams/codec.ts';
@@ -135,11 +134,8 @@ class Repair {
     for (const copy of await findWal(repository, file.name, this.#signal)) {
       const { fault, sha256 } = await inspect(copy);
       if (fault === undefined && sha256 !== local.sha256) {
-        const found =
-          sha256 === undefined
-            ? `compressed with ${copy.codec}, which is not read`
-            : 'whole, and has other bytes than this instance';
-        return { outcome: 'refused', detail: `${copy.key} is ${found}; it was left as it is` };
+        const detail = `${copy.key} is whole, and has other bytes than this instance; it was left as it is`;
+        return { outcome: 'refused', detail };
       }
       if (fault && !contradictsItself(fault.kind) && fault.kind !== 'gone')
         return { outcome: 'refused', detail: `${copy.key} was left as it is: ${fault.detail}` };
@@ -160,7 +156,7 @@ class Repair {
 
   /** The same key and codec: no reader may find two objects of one file. */
   async #replace(repository: Repository, copy: WalObject, { bytes }: ReadWalFile): Promise<void> {
-    const codec = readableCodec(copy.codec, copy.key);
+    const { codec } = copy;
     const stored = await compressBytes(
       codec,
       bytes,

@@ -5,7 +5,6 @@ import type { RecoveryTargetAction } from '../postgres/recovery-settings.ts';
 import { readBackupRecord, type BackupRecord, type PartRecord } from '../repository/backup-record.ts';
 import { listParts, readBackup, type BackupPart } from '../repository/catalogue.ts';
 import type { BackupInfo } from '../repository/backup-info.ts';
-import { readableCodec } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { isBeingDeleted } from '../repository/tombstones.ts';
 import type { StoreConfig } from '../stores/store-config.ts';
@@ -222,7 +221,7 @@ function plannedTasks(
         key: part.key,
         name,
         area: part.area,
-        codec: readableCodec(part.codec, part.key),
+        codec: part.codec,
         sizeBytes: part.sizeBytes,
         expected: recorded.get(name),
         directory: target.directory,

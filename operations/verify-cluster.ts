@@ -41,7 +41,7 @@ export async function verifyCluster(
       `Cluster ${namespace}/${name} has no spec.backup.barmanObjectStore`,
     );
   }
-  const access = await resolveClusterAccess(manifest, host.resolver, { purpose: 'read' });
+  const access = await resolveClusterAccess(manifest, host.resolver);
   const repository = openRepository(access);
   const { stateDirectory, secretsDirectory, pgdata, binDirectory, instance, walkeepVersion } = host;
   try {

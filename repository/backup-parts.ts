@@ -1,5 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import type { StoredObject } from '../stores/object-store.ts';
+import type { Codec } from '../streams/codec.ts';
 import {
   backupPrefix,
   basePrefix,
@@ -8,7 +9,6 @@ import {
   parsePartName,
   quoted,
   type PartArea,
-  type StoredCodec,
 } from './layout.ts';
 import type { Repository } from './repository.ts';
 
@@ -18,7 +18,7 @@ export interface BackupPart {
   readonly area: PartArea;
   /** Counts the parts of one area from 0. */
   readonly index: number;
-  readonly codec: StoredCodec;
+  readonly codec: Codec;
   readonly sizeBytes: number;
 }
 

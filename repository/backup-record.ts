@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { BackupError } from '../core/errors.ts';
 import type { PutOptions } from '../stores/object-store.ts';
-import { CODEC_SUFFIX, compress, decompress, type Codec } from '../streams/codec.ts';
-import { isBackupId, ownKey, parsePartName, STORED_SUFFIX, validateBackupId } from './layout.ts';
+import { CODECS, CODEC_SUFFIX, compress, decompress, type Codec } from '../streams/codec.ts';
+import { isBackupId, ownKey, parsePartName, validateBackupId } from './layout.ts';
 import { safeMemberPath } from './member-path.ts';
 import { ownRecordBytes, readOwnRecord } from './own-record.ts';
 import type { Repository } from './repository.ts';
@@ -53,7 +53,7 @@ const shortText = z.string().min(1).max(255);
 const partSchema = z
   .object({
     name: z.string().max(64),
-    codec: z.enum(['none', 'gzip', 'lz4', 'zstd']),
+    codec: z.enum(CODECS),
     plainBytes: count,
     plainSha256: digest,
     storedBytes: count,
@@ -95,7 +95,7 @@ const recordSchema: z.ZodType<BackupRecord> = z.object({
 /** Two codecs of one part are one part. */
 function bareName(name: string): string {
   const codec = parsePartName(name)?.codec ?? 'none';
-  return name.slice(0, name.length - STORED_SUFFIX[codec].length);
+  return name.slice(0, name.length - CODEC_SUFFIX[codec].length);
 }
 
 function isSafePath(path: string): boolean {

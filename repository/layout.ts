@@ -1,6 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import { parseWalFileName } from '../core/segment.ts';
-import type { Codec } from '../streams/codec.ts';
+import { CODECS, CODEC_SUFFIX, type Codec } from '../streams/codec.ts';
 
 /**
  * Where everything lies: pure builders of keys relative to `destinationPath`. `base/` and `wals/` are barman's and
@@ -9,9 +9,6 @@ import type { Codec } from '../streams/codec.ts';
  * @see docs/repository.md
  */
 
-/** How an object may be compressed: what we write, and what barman-cloud writes besides. */
-export type StoredCodec = Codec | 'bzip2' | 'snappy' | 'xz';
-
 /** What a tar of a base backup holds: the data directory, or the tablespace with that oid. */
 export type PartArea = 'data' | `${number}`;
 
@@ -19,33 +16,12 @@ export type PartArea = 'data' | `${number}`;
 export interface PartName {
   readonly area: PartArea;
   readonly index: number;
-  readonly codec: StoredCodec;
+  readonly codec: Codec;
 }
 
-/** The suffix that tells how an object is compressed. */
-export const STORED_SUFFIX = {
-  none: '',
-  gzip: '.gz',
-  lz4: '.lz4',
-  zstd: '.zst',
-  bzip2: '.bz2',
-  snappy: '.snappy',
-  xz: '.xz',
-} as const satisfies Record<StoredCodec, string>;
-
-const CODEC_BY_SUFFIX: ReadonlyMap<string, StoredCodec> = new Map(
-  (Object.keys(STORED_SUFFIX) as StoredCodec[]).map((codec) => [STORED_SUFFIX[codec], codec]),
+const CODEC_BY_SUFFIX: ReadonlyMap<string, Codec> = new Map(
+  CODECS.map((codec) => [CODEC_SUFFIX[codec], codec]),
 );
-
-/** A codec that walkeep decodes. @throws BackupError `not-yet` naming the codec and what to do instead */
-export function readableCodec(codec: StoredCodec, key: string): Codec {
-  if (codec === 'bzip2' || codec === 'snappy' || codec === 'xz') {
-    throw new BackupError('not-yet', `${key} is compressed with ${codec}, which walkeep does not read yet`, {
-      hint: 'restore with barman-cloud, or store the object again with gzip, lz4, zstd or no compression',
-    });
-  }
-  return codec;
-}
 
 const MAX_SERVER_BYTES = 255;
 
@@ -104,9 +80,9 @@ export function backupInfoKey(server: string, backupId: string): string {
 }
 
 /** The name of a tar inside its backup's folder, such as `data_0001.tar.gz`. */
-export function partName(area: PartArea, index: number, codec: StoredCodec): string {
+export function partName(area: PartArea, index: number, codec: Codec): string {
   const number = index === 0 ? '' : `_${String(index).padStart(4, '0')}`;
-  return `${area}${number}.tar${STORED_SUFFIX[codec]}`;
+  return `${area}${number}.tar${CODEC_SUFFIX[codec]}`;
 }
 
 /** The key of a tar; `index` counts the parts of one area from 0. */
@@ -115,7 +91,7 @@ export function partKey(
   backupId: string,
   area: PartArea,
   index: number,
-  codec: StoredCodec,
+  codec: Codec,
 ): string {
   return backupPrefix(server, backupId) + partName(area, index, codec);
 }
@@ -162,12 +138,12 @@ export function walFolder(server: string, fileName: string): string {
 }
 
 /** The key of a WAL file. @throws BackupError `format-invalid` */
-export function walKey(server: string, fileName: string, codec: StoredCodec): string {
-  return walFolder(server, fileName) + fileName + STORED_SUFFIX[codec];
+export function walKey(server: string, fileName: string, codec: Codec): string {
+  return walFolder(server, fileName) + fileName + CODEC_SUFFIX[codec];
 }
 
 /** What a name in the archive says; `undefined` when it is not a WAL file with at most one known suffix. */
-export function parseWalObjectName(name: string): { fileName: string; codec: StoredCodec } | undefined {
+export function parseWalObjectName(name: string): { fileName: string; codec: Codec } | undefined {
   if (parseWalFileName(name)) return { fileName: name, codec: 'none' };
   const dot = name.lastIndexOf('.');
   const codec = dot < 0 ? undefined : CODEC_BY_SUFFIX.get(name.slice(dot));

@@ -147,7 +147,7 @@ async function ownerOfWal(
     try {
       if (readWalHeader) return readWalHeader(await readWalHead(r, object, WAL_HEAD_BYTES, signal));
     } catch (error) {
-      if (!isBackupError(error, 'object-damaged', 'object-missing', 'format-invalid', 'not-yet')) throw error;
+      if (!isBackupError(error, 'object-damaged', 'object-missing', 'format-invalid')) throw error;
       problem = error;
     }
     if (tried >= MAX_SEGMENTS_TRIED || !readWalHeader) break;

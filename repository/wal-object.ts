@@ -1,6 +1,7 @@
 import { parseWalFileName, type WalFile } from '../core/segment.ts';
 import type { StoredObject } from '../stores/object-store.ts';
-import { parseWalObjectName, walFolder, walKey, walPrefix, type StoredCodec } from './layout.ts';
+import type { Codec } from '../streams/codec.ts';
+import { parseWalObjectName, walFolder, walKey, walPrefix } from './layout.ts';
 import type { Repository } from './repository.ts';
 
 /** A file of the WAL archive, as it is stored. */
@@ -8,7 +9,7 @@ export interface WalObject {
   /** PostgreSQL's name of it, without the codec's suffix. */
   readonly fileName: string;
   readonly file: WalFile;
-  readonly codec: StoredCodec;
+  readonly codec: Codec;
   readonly key: string;
   readonly sizeBytes: number;
   readonly modifiedAt: Date;

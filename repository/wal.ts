@@ -3,7 +3,7 @@ import { parseHistory, type TimelineSwitch } from '../core/timeline.ts';
 import { decompress, decompressBytes, type Codec } from '../streams/codec.ts';
 import type { PutOptions } from '../stores/object-store.ts';
 import { listHistories } from './histories.ts';
-import { readableCodec, walKey, walPrefix } from './layout.ts';
+import { walKey, walPrefix } from './layout.ts';
 import type { Repository } from './repository.ts';
 import { readSmallObject } from './small-object.ts';
 import { parseWalObject, walFolders, type WalObject } from './wal-object.ts';
@@ -14,8 +14,7 @@ export { findWal, type WalObject } from './wal-object.ts';
  * The plain bytes of a WAL file. Whether a segment has the size of a segment is the caller's to check.
  *
  * @param maxBytes plain size that is refused to be exceeded
- * @throws BackupError `object-damaged` | `object-missing` when it vanished since it was found | `not-yet` for codecs
- *   that barman-cloud writes and walkeep doesn't read
+ * @throws BackupError `object-damaged` | `object-missing` when it vanished since it was found
  */
 export async function readWal(
   r: Repository,
@@ -23,12 +22,11 @@ export async function readWal(
   maxBytes: number,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const codec = readableCodec(object.codec, object.key);
   // what can't be compressed grows a little
   const maxStored = maxBytes + Math.ceil(maxBytes / 64) + 65_536;
   const stored = await readSmallObject(r.store, object.key, { maxBytes: maxStored, signal });
   if (stored === undefined) throw vanished(object);
-  return decompressBytes(codec, stored, maxBytes, object.key);
+  return decompressBytes(object.codec, stored, maxBytes, object.key);
 }
 
 /**
@@ -42,12 +40,11 @@ export async function readWalHead(
   bytes: number,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const codec = readableCodec(object.codec, object.key);
   const source = await r.store.get(object.key, { signal });
   if (source === undefined) throw vanished(object);
   const chunks: Uint8Array[] = [];
   let sizeBytes = 0;
-  for await (const chunk of decompress(codec, source, { signal, name: object.key })) {
+  for await (const chunk of decompress(object.codec, source, { signal, name: object.key })) {
     chunks.push(chunk);
     sizeBytes += chunk.length;
     if (sizeBytes >= bytes) break;
@@ -132,7 +129,7 @@ export async function readHistories(
       texts.set(timeline, text);
       histories.set(timeline, switchesOf(object, timeline, text));
     } catch (error) {
-      if (!onProblem || !isBackupError(error, 'object-damaged', 'format-invalid', 'not-yet')) throw error;
+      if (!onProblem || !isBackupError(error, 'object-damaged', 'format-invalid')) throw error;
       onProblem(object.fileName, error);
     }
   }

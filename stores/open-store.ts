@@ -1,4 +1,6 @@
+import { createAzureStore } from './azure.ts';
 import { createFilesystemStore } from './filesystem.ts';
+import { createGcsStore } from './gcs.ts';
 import type { ObjectStore } from './object-store.ts';
 import { retrying } from './retrying.ts';
 import { createS3Store } from './s3.ts';
@@ -6,5 +8,18 @@ import type { StoreConfig } from './store-config.ts';
 
 /** The store that `config` describes, wrapped in `retrying`. Nothing is connected before the first call. */
 export function openStore(config: StoreConfig): ObjectStore {
-  return retrying(config.kind === 'file' ? createFilesystemStore(config.directory) : createS3Store(config));
+  return retrying(createStore(config));
+}
+
+function createStore(config: StoreConfig): ObjectStore {
+  switch (config.kind) {
+    case 'file':
+      return createFilesystemStore(config.directory);
+    case 's3':
+      return createS3Store(config);
+    case 'azure':
+      return createAzureStore(config);
+    case 'gs':
+      return createGcsStore(config);
+  }
 }

@@ -28,7 +28,7 @@ export function createAuditPorts(worker: AuditWorkerPorts): AuditPorts {
     askServer: worker.askServer,
 
     async audit({ manifest, read, round, readBefore }, options) {
-      const repository = await openClusterRepository(manifest, worker.resolver, { purpose: 'read' });
+      const repository = await openClusterRepository(manifest, worker.resolver);
       try {
         return await auditArchive(repository, { read, round, readBefore }, options);
       } finally {

@@ -132,7 +132,7 @@ export function takeBackupInput(input: CopyBackupInput, pgdata: string): TakeBac
     jobs: limits?.jobs ?? jobs,
     ...(limits?.maxRate && { maxBytesPerSecond: parseRate(limits.maxRate) }),
     ...(limits && { nice: limits.nice }),
-    codec: codecOf(compression, 'data.compression'),
+    codec: codecOf(compression),
     ...(encryption === undefined ? {} : { encryption }),
     ...(store?.tags === undefined ? {} : { tags: store.tags }),
     pgdata,

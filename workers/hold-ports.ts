@@ -7,7 +7,7 @@ import type { SecretResolver } from '../operations/secret-resolver.ts';
 export function createHoldPorts(resolver: SecretResolver): HoldPorts {
   return {
     async setHold({ manifest, backupId, reason }, signal) {
-      const repository = await openClusterRepository(manifest, resolver, { purpose: 'read' });
+      const repository = await openClusterRepository(manifest, resolver);
       try {
         await setAnnotatedHold(repository, { backupId, reason }, signal);
       } finally {

@@ -43,7 +43,7 @@ export function watchProtection({ manifest, resolver, log }: ProtectionWatchPart
   async function read(): Promise<void> {
     const stored = await manifest();
     if (!stored?.manifest.spec.backup?.barmanObjectStore) return;
-    const repository = await openClusterRepository(stored.manifest, resolver, { purpose: 'read' });
+    const repository = await openClusterRepository(stored.manifest, resolver);
     try {
       const signal = AbortSignal.any([stopped.signal, AbortSignal.timeout(READ_MS)]);
       newest = await readProtectionAges(repository, { signal });

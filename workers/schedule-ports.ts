@@ -45,7 +45,7 @@ export function createSchedulePorts(parts: SchedulePortsParts): SchedulePorts {
       return (await state.scheduledBackups.read(namespace, name))?.manifest;
     },
     async withRepository(manifest, work) {
-      const repository = await openClusterRepository(manifest, resolver, { purpose: 'read' });
+      const repository = await openClusterRepository(manifest, resolver);
       try {
         return await work(repository);
       } finally {

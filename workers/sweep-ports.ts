@@ -108,7 +108,7 @@ async function withRepository<Result>(
     ...sweepRules(desire.cluster, policyOf(desire), desire.policy !== undefined),
     ...(doubt !== undefined && { doubt }),
   };
-  const resolve = () => resolveClusterAccess(desire.cluster, resolver, { purpose: 'read' });
+  const resolve = () => resolveClusterAccess(desire.cluster, resolver);
   for (;;) {
     const access = await resolve();
     const repository = openRepository(access);

@@ -48,7 +48,7 @@ export function createVerificationPorts(worker: VerificationWorkerPorts): Restor
       ),
 
     async record({ manifest, verification }, signal) {
-      const repository = await openClusterRepository(manifest, resolver, { purpose: 'read' });
+      const repository = await openClusterRepository(manifest, resolver);
       try {
         await writeVerification(repository, verification, signal);
       } finally {

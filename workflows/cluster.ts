@@ -28,7 +28,7 @@ import {
   workerErrands,
   type Own,
 } from './keeper-errands.ts';
-import { parseApplyInput, parseClusterInput } from './manifest-inputs.ts';
+import { isUnresolved, parseApplyInput, parseClusterInput, refuseUnresolved } from './manifest-inputs.ts';
 import * as walkeep from './interface.ts';
 import * as agenda from './keeper-agenda.ts';
 import * as adoption from './keeper-adoption.ts';
@@ -89,6 +89,8 @@ function startingState(manifest: ClusterManifest): keeper.KeeperState {
 
 function firstState(manifest: ClusterManifest): keeper.KeeperState {
   const parsed = parseClusterInput(manifest);
+  // Runs that began with 0.2.0 or before go on with what they took.
+  if (isUnresolved(parsed) && patched('object-stores')) refuseUnresolved(parsed);
   const expected = walkeep.clusterWorkflowId(namespaceOf(parsed), parsed.metadata.name);
   if (workflowInfo().workflowId !== expected) {
     throw failure('input-invalid', `the keeper of this cluster must have the workflow id "${expected}"`);
@@ -253,7 +255,9 @@ class Keeper {
   }
 
   #preview(input: walkeep.ApplyInput): walkeep.ApplyResult {
-    return refusing(() => keeper.applyTo(this.state, parseApplyInput(input)).result);
+    const parsed = parseApplyInput(input);
+    refuseUnresolved(parsed.cluster);
+    return refusing(() => keeper.applyTo(this.state, parsed).result);
   }
 
   #become(state: keeper.KeeperState): void {

@@ -9,6 +9,7 @@ import { canonicalJson, fingerprint, utf8Bytes } from '../core/fingerprint.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import type { Verification } from '../core/verification.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
+import { methodOf } from '../manifests/barman-plugin.ts';
 import type { BackupPolicyManifest } from '../manifests/backup-policy.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { desireFingerprint, type Desire } from '../manifests/desire.ts';
@@ -261,11 +262,11 @@ function applyBackup(
   if (state.backups.length >= LIMITS.waiting) {
     throw refused(`Backup "${name}": ${LIMITS.waiting} Backups of "${cluster}" are waiting already`);
   }
-  const { target, method } = backup.spec;
+  const { target } = backup.spec;
   const queued: QueuedBackup = {
     name,
     fingerprint: print,
-    method,
+    method: methodOf(backup.spec),
     phase: 'pending',
     begun: false,
     ...(target && { target }),

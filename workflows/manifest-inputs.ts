@@ -2,7 +2,8 @@ import { z } from 'zod';
 import { backupSchema, reviewBackup } from '../manifests/backup.ts';
 import { backupPolicySchema, reviewBackupPolicy } from '../manifests/backup-policy.ts';
 import { clusterSchema, reviewCluster, type ClusterManifest } from '../manifests/cluster.ts';
-import { formatPath, type Finding } from '../manifests/problem.ts';
+import { reviewReferences, reviewUnresolved } from '../manifests/object-store-references.ts';
+import { formatPath, hasErrors, type Finding } from '../manifests/problem.ts';
 import { reviewScheduledBackup, scheduledBackupSchema } from '../manifests/scheduled-backup.ts';
 import {
   reviewScheduledVerification,
@@ -72,6 +73,25 @@ export function parseApplyInput(raw: unknown): ApplyInput {
     ...(policy && { policy }),
     ...(input.remove && { remove: input.remove }),
   };
+}
+
+/**
+ * A Cluster that refers to ObjectStores came without what they say, or refers in a way that can't be right. Runs of older
+ * code took such a Cluster, so it is asked before a new one is taken, and not where a run is replayed.
+ *
+ * @throws ApplicationFailure `manifest-invalid`, not retryable, naming the field
+ */
+export function refuseUnresolved(manifest: ClusterManifest | undefined): void {
+  if (manifest) refuseErrors(referenceFindings(manifest), 'cluster');
+}
+
+/** Whether `refuseUnresolved` refuses it. */
+export function isUnresolved(manifest: ClusterManifest): boolean {
+  return hasErrors(referenceFindings(manifest));
+}
+
+function referenceFindings(manifest: ClusterManifest): Finding[] {
+  return [...reviewReferences(manifest), ...reviewUnresolved(manifest)];
 }
 
 function isGiven(value: unknown): boolean {

@@ -1,5 +1,6 @@
 import type { ScheduleFacts } from '../activities/schedules.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
+import { methodOf } from '../manifests/barman-plugin.ts';
 import { CNPG_API } from '../manifests/cluster.ts';
 import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
 import type { BackupTarget, BaseBackupInput, OwnerReference } from './interface.ts';
@@ -20,7 +21,7 @@ export function slotBackupInput(
   backupName: string,
 ): BaseBackupInput {
   const { cluster, namespace, immediate } = request;
-  const method = schedule ? schedule.spec.method : request.method;
+  const method = schedule ? methodOf(schedule.spec) : request.method;
   const target = schedule ? schedule.spec.target : request.target;
   return {
     cluster,

@@ -18,7 +18,18 @@ const wanted = packagesOf('package-lock.json');
 const installed = packagesOf('node_modules/.package-lock.json');
 if (!wanted || !installed) process.exit(1);
 
+const isMusl = !process.report?.getReport().header.glibcVersionRuntime && process.platform === 'linux';
+
+/** Binaries come as optional packages, one for each platform. */
+function isForHere({ os, cpu, libc }) {
+  return (
+    os?.includes(process.platform) &&
+    cpu?.includes(process.arch) &&
+    (libc === undefined || libc.includes(isMusl ? 'musl' : 'glibc'))
+  );
+}
+
 for (const [path, entry] of Object.entries(wanted)) {
-  if (path === '' || entry.optional) continue; // optional: those for other platforms are not installed
+  if (path === '' || (entry.optional && !isForHere(entry))) continue;
   if (installed[path]?.version !== entry.version) process.exit(1);
 }

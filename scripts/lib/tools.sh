@@ -67,11 +67,19 @@ install_node_modules() {
     flock -n 9 || { say "  npm packages: another script is installing them, waiting …"; flock 9; }
     node "$ROOT/scripts/lib/installed-packages.mjs" "$ROOT" && node_24_runs && exit 0
     cd "$ROOT" && step "npm packages as in package-lock.json, Node 24 among them (about half a minute)" \
-      "$WALKEEP_CACHE/logs/npm-ci.log" npm ci --no-audit --no-fund 9>&- || exit 1
+      "$WALKEEP_CACHE/logs/npm-ci.log" npm_packages 9>&- || exit 1
     node_24_runs || fail "The npm package \"node\" did not bring Node 24. Were install scripts forbidden? See package.json, allowScripts."
   ) || return 1
   # npm links the commands of dependencies, not the package's own: this makes \`npx walkeep\` work in the clone.
   ln -sfn ../../scripts/walkeep "$ROOT/node_modules/.bin/walkeep"
+}
+
+# npm leaves out optional packages, such as the binary of a codec for this platform, that want a newer Node than the one
+# it runs on itself. The first round brings Node 24, the second one runs on it and adds them.
+npm_packages() {
+  npm ci --no-audit --no-fund || return 1
+  node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 24 ? 0 : 1)' && return 0
+  PATH="$ROOT/node_modules/.bin:$PATH" npm install --no-save --no-audit --no-fund
 }
 
 node_24_runs() {
@@ -172,6 +180,37 @@ build_versitygw() {
     "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"
 }
 
+# --- fake-gcs-server (Google Cloud Storage) -------------------------------------------------------------------
+
+# install_fake_gcs required|optional
+install_fake_gcs() {
+  [ -x "$WALKEEP_CACHE/fake-gcs-server-$FAKE_GCS_VERSION/fake-gcs-server" ] && return 0
+  if ! command -v go >/dev/null; then
+    [ "$1" = optional ] && say "  fake-gcs-server: this host has no Go to build it with, so what needs Google Cloud Storage is skipped" && return 0
+    fail "Go is needed to build fake-gcs-server, the local Google Cloud Storage: put go on PATH"
+  fi
+  step "fake-gcs-server $FAKE_GCS_VERSION, the Google Cloud Storage server, built with Go (1 to 6 minutes, once)" \
+    "$WALKEEP_CACHE/logs/fake-gcs-server.log" install_once "fake-gcs-server-$FAKE_GCS_VERSION" build_fake_gcs
+}
+
+build_fake_gcs() {
+  GOBIN=$1 CGO_ENABLED=0 GOFLAGS=-mod=mod nice -n 5 go install -trimpath -ldflags '-s -w' \
+    "github.com/fsouza/fake-gcs-server@v$FAKE_GCS_VERSION"
+}
+
+# --- azurite (Azure) -------------------------------------------------------------------------------------------
+
+# Not in package.json: it is larger than all the rest of node_modules, and only tests of one store want it.
+install_azurite() {
+  [ -e "$WALKEEP_CACHE/azurite-$AZURITE_VERSION/node_modules/.bin/azurite-blob" ] && return 0
+  step "azurite $AZURITE_VERSION, the Azure server (245 MB, about 15 s)" "$WALKEEP_CACHE/logs/azurite.log" \
+    install_once "azurite-$AZURITE_VERSION" unpack_azurite
+}
+
+unpack_azurite() {
+  npm install --prefix "$1" --ignore-scripts --no-audit --no-fund "azurite@$AZURITE_VERSION" && chmod -R a+rX "$1"
+}
+
 # --- libfaketime -----------------------------------------------------------------------------------------------
 
 # What a host has installed is used; else Debian's package is unpacked, which apt has verified. Elsewhere tests of wrong
@@ -229,13 +268,13 @@ build_tctl() {
 # --- barman-cloud ----------------------------------------------------------------------------------------------
 
 install_barman() {
-  local programs=$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin
+  local programs=$WALKEEP_CACHE/barman-$BARMAN_VERSION-clouds/bin
   [ -x "$programs/barman-cloud-backup" ] && servers_user_runs "$programs/python" && return 0
   find_pip
   SERVERS_PYTHON=$(servers_python) || fail "barman-cloud needs a Python 3 that PostgreSQL's user can run: apt-get install python3"
   rm -rf "${programs%/bin}" # made with a Python that this user can't run
   step "barman-cloud $BARMAN_VERSION in a Python environment of its own (about a minute)" "$WALKEEP_CACHE/logs/barman.log" \
-    install_once "barman-$BARMAN_VERSION" build_barman
+    install_once "barman-$BARMAN_VERSION-clouds" build_barman
 }
 
 # Prints a Python for what PostgreSQL itself calls: root's own (a pyenv below /root) is closed to PostgreSQL's user.
@@ -259,11 +298,11 @@ servers_user_runs() {
 # A venv remembers where it was made, in the first line of each command: that is put right before it is moved there.
 # Debian without python3-venv has no ensurepip, so the pip that was found installs into it from outside.
 build_barman() {
-  local final=$WALKEEP_CACHE/barman-$BARMAN_VERSION
+  local final=$WALKEEP_CACHE/barman-$BARMAN_VERSION-clouds
   "$SERVERS_PYTHON" -m venv --without-pip "$1" || return 1
   # shellcheck disable=SC2086
   $PIP --python "$1/bin/python" install --quiet --disable-pip-version-check --retries 5 \
-    "barman[cloud,snappy,lz4,zstandard]==$BARMAN_VERSION" || return 1
+    "barman[cloud,azure,google,snappy,lz4,zstandard]==$BARMAN_VERSION" || return 1
   grep -rlIF "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
@@ -279,8 +318,10 @@ write_tools() {
     printf '  "node": "%s",\n' "$ROOT/node_modules/.bin/node"
     tool temporal "$(temporal_program)"
     tool versitygw "$WALKEEP_CACHE/versitygw-$VERSITYGW_VERSION/versitygw"
+    tool azurite "$WALKEEP_CACHE/azurite-$AZURITE_VERSION/node_modules/.bin/azurite-blob"
+    tool fake-gcs-server "$WALKEEP_CACHE/fake-gcs-server-$FAKE_GCS_VERSION/fake-gcs-server"
     tool tctl "$WALKEEP_CACHE/tctl-$TCTL_VERSION/tctl"
-    tool barman "$WALKEEP_CACHE/barman-$BARMAN_VERSION/bin"
+    tool barman "$WALKEEP_CACHE/barman-$BARMAN_VERSION-clouds/bin"
     printf '  "postgres": {'
     while read -r major bin; do
       printf '%s\n    "%s": "%s"' "$separator" "$major" "$bin"

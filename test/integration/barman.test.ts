@@ -424,33 +424,6 @@ describeWith(['versitygw', 'barman'], 'barman-cloud', () => {
         expect(refused.code).not.toBe(0);
         expect(refused.stderr).toContain(id);
       });
-
-      it('E5: what is compressed with snappy, bzip2 or xz is refused by name before anything is written', async () => {
-        const later = shareRepository(s3, 'later');
-        const archive = async (codec: string) => {
-          await archiveBy(source, later.barmanArchiveCommand(codec));
-        };
-        const refusal = async (backup: string) => {
-          const places = newPlaces(tablespaces);
-          const outcome = await later.restoreByWalkeep(places, ...later.fromUrl, '--backup-id', backup);
-          expect(existsSync(places.pgdata)).toBe(false);
-          return outcome;
-        };
-        await archive('--gzip');
-        for (const codec of ['snappy', 'bzip2']) {
-          await succeeded(later.barmanBackup(source, '--name', codec, `--${codec}`));
-        }
-        await source.waitUntilArchived(await source.switchWal());
-        for (const codec of ['snappy', 'bzip2']) {
-          const refused = await refusal(codec);
-          expect(refused.code).not.toBe(0);
-          expect(refused.stderr).toContain(`is compressed with ${codec}, which walkeep does not read yet`);
-        }
-        await archive('--xz');
-        await source.waitUntilArchived(await source.switchWal());
-        expect((await refusal('snappy')).stderr).toContain('is compressed with xz');
-        await source.stop();
-      });
     },
     [15],
   );

@@ -131,10 +131,9 @@ describe('wal and data', () => {
     ]);
   });
 
-  test.for(['bzip2', 'snappy'])('%s is accepted, and said to be not written yet', (codec) => {
-    const problems = warningsOf(`wal: {compression: ${codec}}\ndata: {compression: ${codec}}`, 'file:///b');
-    expect(problems.map(({ message }) => message)).toEqual(
-      Array(2).fill(expect.stringContaining("can't write it yet")),
+  test.for(['bzip2', 'gzip', 'lz4', 'snappy'])('%s needs no word, for WAL and for data', (codec) => {
+    expect(warningsOf(`wal: {compression: ${codec}}\ndata: {compression: ${codec}}`, 'file:///b')).toEqual(
+      [],
     );
   });
 
@@ -178,6 +177,21 @@ describe('wal and data', () => {
     ['serverName: ""', 'is empty', 'write a folder name, such as the name of the cluster'],
   ] as const)('%s is refused', ([fields, message, fix]) => {
     expect(errorsOf(fields, 'file:///b')).toMatchObject([{ message, fix }]);
+  });
+
+  it("barman's arguments are told to do nothing, but for the key of Google's KMS", () => {
+    const wal = (words: string) =>
+      `googleCredentials: {gkeEnvironment: true}\nwal: {archiveAdditionalCommandArgs: [${words}]}`;
+    const data = (words: string) =>
+      `googleCredentials: {gkeEnvironment: true}\ndata: {additionalCommandArgs: [${words}]}`;
+    for (const given of [wal, data]) {
+      expect(warningsOf(given('--kms-key-name, K'), 'gs://b/p')).toEqual([]);
+      expect(warningsOf(given('--kms-key-name=K'), 'gs://b/p')).toEqual([]);
+      expect(warningsOf(given('--kms-key-name=K, -v'), 'gs://b/p')).toHaveLength(1);
+    }
+    expect(warningsOf('wal: {archiveAdditionalCommandArgs: [--kms-key-name, K]}', 'file:///b')).toHaveLength(
+      1,
+    );
   });
 
   test.for(['30', '0d', '30 d', '1y', ''])('retentionPolicy "%s" is refused', (text) => {

@@ -5,6 +5,7 @@ import { describe, expect, it, test } from 'vitest';
 import { BackupError } from '../../core/errors.ts';
 import { Secret } from '../../core/secret.ts';
 import { clusterSchema } from '../../manifests/cluster.ts';
+import { DATA_COMPRESSIONS, WAL_COMPRESSIONS } from '../../manifests/object-store.ts';
 import {
   codecOf,
   openClusterRepository,
@@ -13,6 +14,7 @@ import {
   resolveExternalAccess,
 } from '../../operations/open-repository.ts';
 import type { SecretResolver } from '../../operations/secret-resolver.ts';
+import { CODECS } from '../../streams/codec.ts';
 
 const PEM = '-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n';
 
@@ -105,10 +107,6 @@ describe('from a Cluster to its repository', () => {
     ['a missing secret', S3, { ...VALUES, 's3/SECRET': undefined }, 'secret-missing'],
     ['an empty secret', S3, { ...VALUES, 's3/SECRET': '\n' }, 'secret-missing'],
     ['a CA that is no certificate', S3, { ...VALUES, 's3/CA': 'hunter2' }, 'config-invalid'],
-    ['a bucket of Google', { destinationPath: 'gs://backups' }, {}, 'not-yet'],
-    ['a container of Azure', { destinationPath: 'https://acct.blob.core.windows.net/box' }, {}, 'not-yet'],
-    ['WAL in bzip2', { destinationPath: 'file:///b', wal: { compression: 'bzip2' } }, {}, 'not-yet'],
-    ['data in snappy', { destinationPath: 'file:///b', data: { compression: 'snappy' } }, {}, 'not-yet'],
     ['no object store', undefined, {}, 'manifest-invalid'],
   ] as const)('%s fails with a typed error without a secret in it', async ([, store, values, code]) => {
     const known = Object.fromEntries(
@@ -121,12 +119,46 @@ describe('from a Cluster to its repository', () => {
     expect(String(failure)).not.toContain('hunter2');
   });
 
-  it('a reader has no use for the codec of a writer', async () => {
-    const store = { destinationPath: 'file:///b', wal: { compression: 'xz' } };
-    const access = await resolveClusterAccess(cluster(store), secrets({}), { purpose: 'read' });
-    expect(access.config).toEqual({ kind: 'file', directory: '/b' });
-    expect(codecOf(undefined, 'x')).toBe('none');
-    expect(codecOf('zstd', 'x')).toBe('zstd');
+  it('every compression that CNPG allows has a codec', () => {
+    expect(codecOf(undefined)).toBe('none');
+    for (const compression of WAL_COMPRESSIONS) expect(codecOf(compression)).toBe(compression);
+    expect(CODECS).toEqual(expect.arrayContaining([...WAL_COMPRESSIONS, ...DATA_COMPRESSIONS]));
+  });
+});
+
+describe('from a Cluster to a bucket of Google', () => {
+  const destinationPath = 'gs://backups/postgres/';
+  const configOf = async (store: object) =>
+    (
+      await resolveClusterAccess(
+        cluster({ destinationPath, ...store }),
+        secrets({ 'g/FILE': '{"a":"hunter2"}\n' }),
+      )
+    ).config;
+  const place = { kind: 'gs', bucket: 'backups', prefix: 'postgres' };
+
+  it('resolves the file of a service account', async () => {
+    const googleCredentials = { applicationCredentials: { name: 'g', key: 'FILE' } };
+    const config = await configOf({ googleCredentials, endpointURL: 'https://storage.example.com' });
+    expect(config).toMatchObject({ ...place, endpointUrl: 'https://storage.example.com' });
+    if (config.kind !== 'gs' || config.credentials?.way !== 'json') throw new Error('expected a file');
+    expect(config.credentials.json.reveal()).toBe('{"a":"hunter2"}');
+    expect(JSON.stringify(config)).not.toContain('hunter2');
+  });
+
+  it('asks for no secret with the identity of the host, and with nothing', async () => {
+    expect(await configOf({ googleCredentials: { gkeEnvironment: true } })).toEqual({
+      ...place,
+      credentials: { way: 'ambient' },
+    });
+    expect(await configOf({})).toEqual(place);
+  });
+
+  test.for([
+    [{ data: { additionalCommandArgs: ['--max-archive-size=1GB', '--kms-key-name', 'K'] } }],
+    [{ wal: { archiveAdditionalCommandArgs: ['--kms-key-name=K'] } }],
+  ] as const)('takes the key from where barman has it: %j', async ([store]) => {
+    expect(await configOf(store)).toEqual({ ...place, kmsKeyName: 'K' });
   });
 });
 

@@ -86,7 +86,7 @@ export async function unpack(
     if (!part) continue;
     mkdirSync(target(part.area), { recursive: true, mode: 0o700 });
     giveToServerUser(target(part.area));
-    await untar(bench, prefix + name, part.codec as Codec, target(part.area));
+    await untar(bench, prefix + name, part.codec, target(part.area));
   }
   for (const { oid } of info?.tablespaces ?? []) {
     symlinkSync(target(String(oid)), join(target('data'), 'pg_tblspc', String(oid)));

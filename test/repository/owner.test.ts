@@ -89,7 +89,7 @@ describe('the owner of a repository', () => {
   it('A4: without a record the archived WAL tells', async () => {
     const r = open();
     await store(r, {
-      'pg/wals/0000000100000000/000000010000000000000001.bz2': 'a codec we do not read',
+      'pg/wals/0000000100000000/000000010000000000000001.bz2': 'damaged too',
       'pg/wals/0000000100000000/000000010000000000000002': 'damaged',
       'pg/wals/0000000100000000/000000010000000000000003.gz': await compressBytes(
         'gzip',

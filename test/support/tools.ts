@@ -9,7 +9,7 @@ export const repositoryRoot = fileURLToPath(new URL('../..', import.meta.url));
 export const MAJORS = [15, 16, 17, 18] as const;
 export type Major = (typeof MAJORS)[number];
 
-export type Tool = 'temporal' | 'versitygw' | 'barman' | 'tctl';
+export type Tool = 'temporal' | 'versitygw' | 'azurite' | 'fake-gcs-server' | 'barman' | 'tctl';
 
 interface Tools extends Partial<Record<Tool, string>> {
   /** `bin` directories by major. */

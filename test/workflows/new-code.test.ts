@@ -1,7 +1,6 @@
 import { WithStartWorkflowOperation } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
-import { bundleWorkflowCode, DefaultLogger, Worker, type WorkflowBundle } from '@temporalio/worker';
-import { fileURLToPath } from 'node:url';
+import { Worker, type WorkflowBundle } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import * as walkeep from '../../workflows/interface.ts';
 import {
@@ -16,27 +15,7 @@ import {
   startTemporal,
   workflowBundle,
 } from './fake-cluster.ts';
-
-const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
-
-/** The workflows as they were before every patch. */
-async function oldBundle(): Promise<WorkflowBundle> {
-  return bundleWorkflowCode({
-    workflowsPath: path('../../workflows/index.ts'),
-    logger: new DefaultLogger('ERROR'),
-    webpackConfigHook: (config) => {
-      const alias = config.resolve?.alias;
-      if (Array.isArray(alias)) throw new Error('the aliases are a list now');
-      return {
-        ...config,
-        resolve: {
-          ...config.resolve,
-          alias: { ...alias, '@temporalio/workflow$': path('before-patches.ts') },
-        },
-      };
-    },
-  });
-}
+import { oldBundle } from './old-bundle.ts';
 
 describe('restarted with new code in the middle', () => {
   let temporal: TestWorkflowEnvironment;

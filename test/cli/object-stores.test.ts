@@ -1,0 +1,179 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { applyCommand } from '../../cli/apply.ts';
+import { getCommand } from '../../cli/get.ts';
+import {
+  clusterStatusQuery,
+  clusterWorkflowId,
+  manifestQuery,
+  walArchivingWorkflowId,
+} from '../../workflows/interface.ts';
+import { makeTempDir } from '../support/temp.ts';
+import { eventually, newWorld, startInstance, startTemporal } from '../workflows/fake-cluster.ts';
+
+let temporal: TestWorkflowEnvironment;
+beforeAll(async () => {
+  temporal = await startTemporal();
+  vi.stubEnv('TEMPORAL_ADDRESS', temporal.address);
+  vi.stubEnv('TEMPORAL_NAMESPACE', 'default');
+}, 60_000);
+afterEach(() => vi.restoreAllMocks());
+afterAll(async () => {
+  vi.unstubAllEnvs();
+  await temporal?.teardown();
+});
+
+const PLUGIN = 'barman-cloud.cloudnative-pg.io';
+const STORE = (destinationPath: string, retention = '30d') => `---
+apiVersion: barmancloud.cnpg.io/v1
+kind: ObjectStore
+metadata: {name: store}
+spec: {configuration: {destinationPath: ${destinationPath}}, retentionPolicy: ${retention}}
+`;
+const CLUSTER = (name: string) => `---
+apiVersion: postgresql.cnpg.io/v1
+kind: Cluster
+metadata: {name: ${name}}
+spec:
+  plugins: [{name: ${PLUGIN}, isWALArchiver: true, parameters: {barmanObjectName: store, serverName: shop}}]
+`;
+const BACKUP = (name: string, cluster: string) => `---
+apiVersion: postgresql.cnpg.io/v1
+kind: Backup
+metadata: {name: ${name}}
+spec: {cluster: {name: ${cluster}}, method: plugin, pluginConfiguration: {name: ${PLUGIN}}}
+`;
+
+/** A host that applies, and a cluster with its worker elsewhere. */
+async function startWorld(cluster: string, queues?: ['cluster', 'instance']) {
+  const world = newWorld();
+  const worker = await startInstance({ connection: temporal.nativeConnection }, world, {
+    cluster,
+    instance: `${cluster}-1`,
+    ...(queues && { queues }),
+  });
+  const keeper = temporal.client.workflow.getHandle(clusterWorkflowId('default', cluster));
+  return {
+    world,
+    keeper,
+    stop: async () => {
+      for (const id of [clusterWorkflowId('default', cluster), walArchivingWorkflowId('default', cluster)])
+        await temporal.client.workflow
+          .getHandle(id)
+          .terminate()
+          .catch(() => undefined);
+      await worker.stop();
+    },
+  };
+}
+
+/** @returns what it said */
+async function apply(state: string, text: string, ...more: string[]): Promise<string> {
+  const file = join(makeTempDir('manifests'), 'all.yaml');
+  writeFileSync(file, text);
+  return said(() => applyCommand().parseAsync(['-f', file, '--state', state, ...more], { from: 'user' }));
+}
+
+async function said(work: () => Promise<unknown>): Promise<string> {
+  const written: string[] = [];
+  const keep = (text: string | Uint8Array) => written.push(String(text)) > 0;
+  vi.spyOn(process.stdout, 'write').mockImplementation(keep);
+  vi.spyOn(process.stderr, 'write').mockImplementation(keep);
+  try {
+    await work();
+  } finally {
+    vi.restoreAllMocks();
+  }
+  return written.join('');
+}
+
+describe('walkeep apply of an ObjectStore', () => {
+  it('with its Cluster and a Backup by the plugin: the keeper has what the direct way would say, and backs up', async () => {
+    const { world, keeper, stop } = await startWorld('direct');
+    const state = makeTempDir('state');
+    try {
+      const text = STORE('s3://first') + CLUSTER('direct') + BACKUP('by-plugin', 'direct');
+      const dry = await apply(state, text, '--dry-run');
+      expect(dry).toContain('objectstore.barmancloud.cnpg.io/store created (dry run)');
+      expect(dry).toContain(
+        'WAL and backups go to s3://first (server "shop"), as ObjectStore "store" says; kept for 30d',
+      );
+      await expect(keeper.describe()).rejects.toMatchObject({ name: 'WorkflowNotFoundError' });
+      expect(await apply(state, text)).toContain('store created (kept on this host)');
+      expect((await keeper.query(manifestQuery)).manifest.spec).toMatchObject({
+        plugins: [{ parameters: { barmanObjectName: 'store' } }],
+        backup: {
+          barmanObjectStore: { destinationPath: 's3://first', serverName: 'shop' },
+          retentionPolicy: '30d',
+        },
+      });
+      await eventually('the Backup is completed', async () =>
+        (await keeper.query(clusterStatusQuery)).backups.some(({ phase }) => phase === 'completed'),
+      );
+      expect(world.story).toContain('direct-1: copy by-plugin attempt 1');
+      const stores = await said(() =>
+        getCommand().parseAsync(['objectstores', '--state', state], { from: 'user' }),
+      );
+      expect(stores).toMatch(/^store +s3:\/\/first +30d *$/m);
+      // The same again changes nothing, and neither does what get prints.
+      expect(await apply(state, text)).toMatch(
+        /store unchanged[^]*cluster\S+\/direct unchanged[^]*by-plugin unchanged/,
+      );
+      const printed = await said(() =>
+        getCommand().parseAsync(['clusters', 'direct', '-o', 'yaml', '--state', state], { from: 'user' }),
+      );
+      expect(printed).not.toContain('s3://first');
+      expect(await apply(state, printed)).toContain('cluster.postgresql.cnpg.io/direct unchanged');
+    } finally {
+      await stop();
+    }
+  }, 90_000);
+
+  it('alone, when it has changed: it reaches the Clusters that refer to it, and no others', async () => {
+    const { keeper, stop } = await startWorld('referring');
+    const other = await startWorld('other', ['cluster', 'instance']);
+    const state = makeTempDir('state');
+    const revisions = async () =>
+      Promise.all([keeper, other.keeper].map(async (one) => (await one.query(manifestQuery)).revision));
+    try {
+      await apply(state, STORE('s3://first') + CLUSTER('referring'));
+      await apply(
+        state,
+        'apiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nmetadata: {name: other}\nspec: {backup: {barmanObjectStore: {destinationPath: file:///srv}}}\n',
+      );
+      const dry = await apply(state, STORE('s3://second'), '--dry-run');
+      expect(dry).toContain('store configured (dry run)');
+      expect(dry).toContain('cluster.postgresql.cnpg.io/referring configured (dry run)');
+      expect(await revisions()).toEqual([1, 1]);
+      // From another host: there, too, nobody knows the Cluster.
+      const elsewhere = makeTempDir('elsewhere');
+      const told = await apply(elsewhere, STORE('s3://second', '8w'));
+      expect(told).toContain('cluster.postgresql.cnpg.io/referring configured');
+      expect(told).not.toContain('/other');
+      expect(await revisions()).toEqual([2, 1]);
+      expect((await keeper.query(manifestQuery)).manifest.spec.backup).toMatchObject({
+        barmanObjectStore: { destinationPath: 's3://second', serverName: 'shop' },
+        retentionPolicy: '8w',
+      });
+      expect(await apply(elsewhere, STORE('s3://second', '8w'))).toContain('referring unchanged');
+    } finally {
+      await stop();
+      await other.stop();
+    }
+  }, 90_000);
+
+  it('a Cluster that refers to one this host does not know is refused, and nothing is applied', async () => {
+    const state = makeTempDir('state');
+    const before = process.exitCode;
+    const told = await apply(state, CLUSTER('unknown'));
+    expect(process.exitCode).not.toBe(before ?? 0);
+    process.exitCode = before;
+    expect(told).toMatch(
+      /all\.yaml:\d+: error: spec\.plugins\[0\]\.parameters\.barmanObjectName: ObjectStore "store"/,
+    );
+    expect(told).toContain('give its manifest with -f too');
+    expect(told).toContain('nothing was changed');
+  });
+});
