@@ -6,7 +6,7 @@ const SECOND_MS = 1000;
 const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**'];
 
 /** Stories of many minutes in which faults follow each other: scripts/conformance runs them. */
-const LONG = ['slots', 'sweep', 'sweep-and-proof'].map((name) => `test/faults/${name}.test.ts`);
+const LONG = ['slots', 'schedule', 'sweep', 'sweep-and-proof'].map((name) => `test/faults/${name}.test.ts`);
 
 const SERVERS = { testTimeout: 180 * SECOND_MS, hookTimeout: 180 * SECOND_MS };
 
@@ -38,7 +38,8 @@ export default defineConfig({
           retry: process.env['CI'] === undefined ? 0 : 1,
         },
       },
-      { extends: true, test: { name: 'long', include: LONG, ...SERVERS } },
+      // Whoever died is waited for, by heartbeats and the pauses between attempts, more than once in a test.
+      { extends: true, test: { name: 'long', include: LONG, ...SERVERS, testTimeout: 300 * SECOND_MS } },
     ],
   },
 });

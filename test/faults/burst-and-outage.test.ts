@@ -2,7 +2,6 @@
  * Fault 12: ten times the WAL while the store is slow. Faults 13 and 14 at their full length under load:
  * WALKEEP_OUTAGE_SECONDS is how long Temporal is away, 25 s by default, and 120 s in scripts/soak.
  */
-import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { afterEach, beforeAll, expect, it, vi } from 'vitest';
@@ -16,7 +15,7 @@ import { until } from '../support/wait.ts';
 import { backupManifest, type BackupStatus } from '../support/walkeep.ts';
 import { requireContiguous } from './contiguous.ts';
 import { startKeyedSite, type KeyedSite } from './keyed-site.ts';
-import { startFaultyWorker, type FaultyWorker } from './site.ts';
+import { metricsOf, startFaultyWorker, type FaultyWorker } from './site.ts';
 
 const OUTAGE_MS = Number(process.env['WALKEEP_OUTAGE_SECONDS'] ?? 25) * 1000;
 const IS_LONG = OUTAGE_MS > 60_000;
@@ -44,9 +43,7 @@ describeWith(['temporal', 'versitygw'], 'a database that writes much', () => {
   }
   /** Files that wait, as the worker's metrics have it. */
   async function waitingByMetrics(): Promise<number> {
-    const args = readFileSync(`/proc/${worker.process.pid}/cmdline`, 'utf8').split('\0');
-    const address = args[args.indexOf('--metrics') + 1];
-    const text = await (await fetch(`http://${address}/metrics`)).text();
+    const text = await metricsOf(worker.process);
     return Number(/^walkeep_archive_waiting\{[^}]*kind="files"[^}]*\} (\d+)/m.exec(text)?.[1]);
   }
   /** Writes so many segments full of WAL. */
@@ -68,7 +65,6 @@ describeWith(['temporal', 'versitygw'], 'a database that writes much', () => {
     });
     await site.worker.stop();
     const { machine, cluster, postgres } = site;
-    const pace = { ...(JSON.parse(process.env['WALKEEP_PACE'] ?? '{}') as object), archivingReport: 2 };
     worker = await startFaultyWorker({
       machine,
       temporal,
@@ -76,7 +72,6 @@ describeWith(['temporal', 'versitygw'], 'a database that writes much', () => {
       instance: `${cluster}-1`,
       pgdata: postgres.dataDirectory,
       postgres: postgres.environment,
-      environment: { WALKEEP_PACE: JSON.stringify(pace) },
     });
     await worker.waitUntilReady();
     await site.postgres.psql('CREATE TABLE ballast (t text)');

@@ -29,6 +29,9 @@ export interface KeyedSite extends FaultSite {
 /** A site that first has a directory, and then, by an applied change, a bucket behind a proxy. */
 export async function startKeyedSite(options: Omit<SiteOptions, 'store'>): Promise<KeyedSite> {
   paceQuickly();
+  // Archiving keeps to what its workflow was told first.
+  const pace = JSON.parse(process.env['WALKEEP_PACE'] ?? '{}') as object;
+  process.env['WALKEEP_PACE'] = JSON.stringify({ ...pace, archivingReport: 2 });
   const s3 = await startKeyedS3();
   const weather = await startWeather(s3.endpointUrl);
   const site = await startSite(options);

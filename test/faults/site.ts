@@ -101,6 +101,13 @@ export async function startFaultyWorker(options: FaultyWorkerOptions): Promise<F
   };
 }
 
+/** What a worker tells Prometheus at this moment. */
+export async function metricsOf({ pid }: Process): Promise<string> {
+  const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+  const address = args[args.indexOf('--metrics') + 1];
+  return (await fetch(`http://${address}/metrics`)).text();
+}
+
 /** Waits until a process has stopped itself (SIGSTOP at a failpoint). */
 export async function untilStopped({ pid }: Process, timeoutMs = 60_000): Promise<void> {
   const isStopped = () => {

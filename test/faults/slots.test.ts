@@ -104,7 +104,7 @@ describeWith('temporal', 'the slots of a schedule', () => {
   );
 
   it(
-    'F6, fault 16, 38: the store away while slots are due: what could not be decided is decided in the end',
+    'F6, fault 16: the store away while slots are due: what could not be decided is decided in the end',
     async () => {
       const away = `${site.directory}.away`;
       renameSync(site.directory, away);

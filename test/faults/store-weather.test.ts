@@ -19,7 +19,7 @@ import { describeWith, repositoryRoot } from '../support/tools.ts';
 import { until } from '../support/wait.ts';
 import type { BackupStatus } from '../support/walkeep.ts';
 import { startKeyedSite, type KeyedSite } from './keyed-site.ts';
-import { keepAwake, startFaultyWorker, untilStopped, type FaultyWorker } from './site.ts';
+import { keepAwake, metricsOf, startFaultyWorker, untilStopped, type FaultyWorker } from './site.ts';
 
 const NEVER = new AbortController().signal;
 const STORMY = { refused: 0.3 };
@@ -111,16 +111,18 @@ describeWith(['temporal', 'versitygw'], 'a store that is not at its best', () =>
   });
 
   it('A5, fault 21: the credential expires: archiving exits 1 to 125, the keeper and the metrics say so, and it heals', async () => {
-    await replaceWorker({
-      WALKEEP_PACE: JSON.stringify({
-        ...JSON.parse(process.env['WALKEEP_PACE'] ?? '{}'),
-        archivingReport: 3,
-      }),
-    });
     site.weather.become({ expiresAfter: 0 });
     const refused = site.ledger.refused().length;
+    const failedUploads = async () =>
+      Number(
+        /^walkeep_archive_uploads_total\{.*outcome="failed".*\} (\d+)/m.exec(
+          await metricsOf(worker.process),
+        )?.[1],
+      );
+    const failedBefore = await failedUploads();
     const name = await site.postgres.switchWal();
     await until('a refusal', () => site.ledger.refused().length > refused, { timeoutMs: 90_000 });
+    expect(await failedUploads()).toBeGreaterThan(failedBefore);
     expect(existsSync(join(site.postgres.dataDirectory, 'pg_wal', name))).toBe(true);
     const alert = async () => (await keeper()).problems.find((text) => /WAL archiving fails/.test(text));
     const problem = await until('the keeper to say so', alert, { timeoutMs: 120_000, everyMs: 1000 });
