@@ -18,6 +18,8 @@ export interface InstanceFacts {
   readonly fingerprint?: string;
   /** Whether walkeep's search attributes exist in this namespace. */
   readonly searchAttributes: boolean;
+  /** Whether it keeps what is declared beside the Cluster; workers of 0.1.0 don't. */
+  readonly keepsBesides?: boolean;
   /** How often the keeper is to do things; only where this worker says otherwise. */
   readonly keeperPace?: Pick<Pace, 'sweep' | 'audit' | 'missed'>;
 }
@@ -60,6 +62,8 @@ export interface ClusterFacts {
   readonly policy?: PolicySpec;
   /** Whether a BackupPolicy was applied. */
   readonly hasPolicy?: boolean;
+  /** Why there may be a policy all the same, in whose place the defaults stand: it can't be read. */
+  readonly problem?: string;
   /** How many backups may run at once beside this one; absent: no cap. */
   readonly caps?: Caps;
 }
@@ -91,9 +95,7 @@ export interface ClusterPorts {
   readManifest(
     cluster: ClusterReference,
   ): Promise<{ manifest: ClusterManifest; revision: number } | undefined>;
-  /** What is declared besides; absent where nothing ever is. */
-  readBesides?(cluster: ClusterReference): Promise<Besides>;
-  /** The same, as far as it can be read. */
+  /** What is declared besides, as far as it can be read; absent where nothing ever is. */
   readHeld?(cluster: ClusterReference): Promise<HeldBesides>;
   writeManifest(input: StoreManifestInput): Promise<void>;
   instanceFacts(): Promise<InstanceFacts>;
@@ -119,7 +121,8 @@ export function createClusterActivities(ports: ClusterPorts) {
           `no manifest of the cluster "${cluster.namespace}/${cluster.cluster}" was applied yet`,
         );
       }
-      const besides = await ports.readBesides?.(cluster);
+      // What can't be read stops no backup. What may be deleted the keeper says, whoever sweeps.
+      const besides = await ports.readHeld?.(cluster);
       const policy = policyOf({
         cluster: stored.manifest,
         ...(besides?.policy && { policy: besides.policy }),
@@ -132,6 +135,7 @@ export function createClusterActivities(ports: ClusterPorts) {
         pace: typeof ports.pace === 'function' ? ports.pace(policy) : ports.pace,
         policy,
         hasPolicy: besides?.policy !== undefined,
+        ...(besides?.problem !== undefined && { problem: besides.problem }),
         ...(caps && { caps }),
       };
     },

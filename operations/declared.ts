@@ -38,23 +38,34 @@ export async function readHeld(
   };
 }
 
-/** The keeper's, else one that waits here for the cluster. One that can't be read may be the cluster's. */
+/**
+ * One that waits here for the cluster, else its keeper's: whenever a keeper stores something, what waited is handed over,
+ * so what waits is newer. One that can't be read may be the cluster's.
+ */
 async function readPolicy(
   state: StateDirectory,
   namespace: string,
   cluster: string,
 ): Promise<{ policy?: BackupPolicyManifest; problem?: string }> {
+  const waiting = await state.backupPolicies.list(namespace);
+  const newest = waitingFor(waiting, cluster);
+  if (newest) return { policy: newest };
   const own = (await state.clusterPolicies.list(namespace)).find(({ name }) => name === cluster);
   if (own?.applied) return { policy: own.applied.manifest.policy };
-  const waiting = await state.backupPolicies.list(namespace);
   const damaged = own ?? waiting.find(({ applied }) => applied === undefined);
   if (damaged) {
     const which = own ? `of the cluster "${cluster}"` : `"${damaged.name}"`;
     const why = damaged.problem ?? 'it is damaged';
     return { problem: `the BackupPolicy ${which} kept on this host can't be read: ${why}` };
   }
-  const policy = manifests(waiting).find(({ spec }) => spec.clusters.includes(cluster));
-  return policy ? { policy } : {};
+  return {};
+}
+
+function waitingFor(
+  waiting: readonly Listed<BackupPolicyManifest>[],
+  cluster: string,
+): BackupPolicyManifest | undefined {
+  return manifests(waiting).find(({ spec }) => spec.clusters.includes(cluster));
 }
 
 /** Keeps a cluster's policy apart from those of others that this directory serves. */
@@ -108,8 +119,8 @@ export async function takeFromWaiting(
 }
 
 /**
- * What was applied on this host before its cluster was. Once a worker here has stored the cluster, all is the worker's,
- * and the keeper asks that itself.
+ * What was applied on this host while its cluster had no keeper. Where a worker has stored the cluster in this directory
+ * its schedules and verifications lie among the worker's, and the keeper asks that for them.
  */
 export async function readWaiting(
   state: StateDirectory,
@@ -117,8 +128,9 @@ export async function readWaiting(
   cluster: string,
 ): Promise<Besides> {
   const isWorkers = (await state.clusters.list(namespace)).some(({ name }) => name === cluster);
-  if (isWorkers) return { schedules: [], verifications: [] };
-  return readBesides(state, namespace, cluster);
+  if (!isWorkers) return readBesides(state, namespace, cluster);
+  const policy = waitingFor(await state.backupPolicies.list(namespace), cluster);
+  return { ...(policy && { policy }), schedules: [], verifications: [] };
 }
 
 /** What waited was handed over: here it would only grow old. */

@@ -65,6 +65,7 @@ export class Instance {
       host: hostname(),
       version,
       searchAttributes: hasSearchAttributes(),
+      keepsBesides: true,
       ...(stored && desire && { revision: stored.revision, fingerprint: desireFingerprint(desire) }),
       ...(Object.keys(keeperPace).length > 0 && { keeperPace }),
     };

@@ -61,8 +61,7 @@ const LATE_MS = 60_000;
 export async function cluster(manifest: ClusterManifest, carried?: keeper.KeeperState): Promise<void> {
   // Runs of older code go on as they began; asked before anything else, so that no run changes its mind in the middle.
   const careful = patched('careful');
-  const state = carried ?? { ...startingState(manifest), ...(careful && { besidesUnknown: true }) };
-  const run = new Keeper({ ...state, ...(careful && { careful }) });
+  const run = new Keeper(beginning(carried ?? startingState(manifest), careful));
   run.listen();
   try {
     await run.keep();
@@ -72,6 +71,14 @@ export async function cluster(manifest: ClusterManifest, carried?: keeper.Keeper
   }
   await condition(allHandlersFinished);
   await continueAsNew<typeof cluster>(run.state.manifest, fitting(run.state));
+}
+
+/** @param careful whether this run is; a run of older code may have got its state from one that was */
+function beginning(state: keeper.KeeperState, careful: boolean): keeper.KeeperState {
+  const { careful: _earlier, ...rest } = state;
+  if (!careful) return rest;
+  // Begun anew, or by a version that never heard of them: then only the workers know what was applied besides.
+  return { ...rest, careful, ...(rest.schedules === undefined && { besidesUnknown: true }) };
 }
 
 function startingState(manifest: ClusterManifest): keeper.KeeperState {
@@ -251,7 +258,12 @@ class Keeper {
 
   #desire(): walkeep.DesireAnswer {
     const doubt = adoption.doubtOf(this.state);
-    return { ...keeper.desireOf(this.state), ...(doubt !== undefined && { doubt }) };
+    const { removed } = this.state;
+    return {
+      ...keeper.desireOf(this.state),
+      ...(doubt !== undefined && { doubt }),
+      ...(removed && { removed }),
+    };
   }
 
   #preview(input: walkeep.ApplyInput): walkeep.ApplyResult {
@@ -411,7 +423,9 @@ class Keeper {
     await this.#hearOut();
     const behind = keeper
       .instancesBehind(this.state)
-      .filter((one) => this.#unreached.get(one.instance) !== one.seenAt);
+      .filter((one) => this.#unreached.get(one.instance) !== one.seenAt)
+      // What it holds may be the last copy.
+      .filter((one) => !this.state.careful || !adoption.hasToBeAsked(this.state, one));
     await Promise.all(
       behind.map(async ({ instance, seenAt }) => {
         try {
@@ -429,11 +443,13 @@ class Keeper {
   /** Who is there? What a worker holds from an earlier keeper has to be known before it is replaced. */
   async #meet(queue = walkeep.clusterQueue(this.#namespace, this.#name)): Promise<void> {
     const { held, ...facts } = await workerErrands(queue, 'who is there?').describeInstance(this.#own);
-    const asked = this.state.careful && adoption.hasToBeAsked(this.state, { ...facts, seenAt: now() });
+    const asked = this.state.careful && adoption.hasToBeAsked(this.state, facts);
     this.state = keeper.noteInstance(this.state, facts, now());
-    if (!asked) return;
+    if (!asked || !held) return;
     const before = this.state.revision;
-    this.state = agenda.withAgenda(adoption.adopt(this.state, held, facts.revision), now());
+    const { instance, revision } = facts;
+    const told = { instance, held, ...(revision !== undefined && { revision }) };
+    this.state = agenda.withAgenda(adoption.adopt(this.state, told), now());
     if (this.state.revision > before) log.info(`taken over from ${facts.instance}, which held it`);
   }
 
@@ -461,16 +477,17 @@ class Keeper {
 
   async #store(queue: string): Promise<void> {
     const { cluster: manifest, ...besides } = keeper.desireOf(this.state);
-    const { revision, besidesUnknown } = this.state;
+    const { revision, besidesUnknown, careful, schedules } = this.state;
+    const isKnown = careful ? !besidesUnknown : schedules !== undefined;
     const summary = `store revision ${revision} of the manifest`;
     const facts = await workerErrands(queue, summary).storeManifest({
       ...this.#own,
       manifest,
       revision,
       // What is not known is not to be replaced: it may be the last copy.
-      ...(!besidesUnknown && { besides }),
+      ...(isKnown && { besides }),
     });
-    this.state = adoption.noteSent(keeper.noteInstance(this.state, facts, now()), revision);
+    this.state = keeper.noteInstance(this.state, facts, now());
   }
 
   #beFindable(): boolean {
@@ -518,10 +535,11 @@ class Keeper {
 
   /** When it has been silent for so long that it may have ended; it reports every hour. */
   #archivingSilentAt(): number {
-    if (!this.state.careful || !this.#archivingBegun || this.#archivingFoundAt === undefined)
+    const foundAt = this.#archivingBegun ? this.#archivingFoundAt : undefined;
+    if (!this.state.careful || foundAt === undefined || !this.#wantsArchiving())
       return Number.POSITIVE_INFINITY;
     const { archiving } = this.state;
-    const heardAt = Math.max(this.#archivingFoundAt, archiving ? Date.parse(archiving.at) : 0);
+    const heardAt = Math.max(foundAt, archiving ? Date.parse(archiving.at) : 0);
     return heardAt + SILENT_TIMES * agenda.keeperPace(this.state).missedMs;
   }
 

@@ -182,8 +182,12 @@ export interface StoredManifest {
 export const applyUpdate = defineUpdate<ApplyResult, [ApplyInput]>('apply');
 export const clusterStatusQuery = defineQuery<ClusterStatus>('status');
 export const manifestQuery = defineQuery<StoredManifest>('manifest');
-/** What is declared, and why nothing may be deleted by it at this moment: a whole phrase. */
-export type DesireAnswer = Desire & { readonly doubt?: string };
+export type DesireAnswer = Desire & {
+  /** Why nothing may be deleted by it at this moment: a whole phrase. */
+  readonly doubt?: string;
+  /** What was taken back, newest last: `Kind/name`. */
+  readonly removed?: readonly string[];
+};
 
 /** All that is declared about the cluster and lasts. */
 export const desireQuery = defineQuery<DesireAnswer>('desire');

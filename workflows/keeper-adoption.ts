@@ -1,108 +1,148 @@
 import { isBackupError } from '../core/errors.ts';
 import { cutText } from '../core/short-text.ts';
-import type { Desire, HeldBesides } from '../manifests/desire.ts';
-import type { ApplyInput, KnownInstance, RemovedObject } from './interface.ts';
+import type { Besides, Desire, HeldBesides } from '../manifests/desire.ts';
+import type { ApplyInput, InstanceFacts, RemovedObject } from './interface.ts';
 import { awaitedHold } from './keeper-holds.ts';
 import { MOST } from './keeper-desire.ts';
 import { LIMITS } from './keeper-limits.ts';
-import { desireOf, knowing, withDesire, type KeeperState } from './keeper-state.ts';
+import { desireOf, withDesire, type Adoption, type KeeperState } from './keeper-state.ts';
 
 type Kind = RemovedObject['kind'];
 
+/** What one worker told. */
+export interface Told {
+  readonly instance: string;
+  /** Of what it holds; absent: it holds no manifest, or can't read what it holds. */
+  readonly revision?: number;
+  readonly held: HeldBesides;
+}
+
+const NOTHING: Adoption = { heard: [], revision: 0, names: [] };
+
 /**
  * Takes over what a worker holds of an earlier keeper: with Temporal's state lost its workers are the only ones that
- * know. What was applied, or taken back, since then stays as it is.
- *
- * @param held what the worker told; `undefined`: one of a version that never held such things
- * @param revision of what it holds
+ * know. What was applied, or taken back, since then stays as it is. Of several workers the newest revision counts; of an
+ * older one only a policy is taken where none is known, since without it too much could be deleted.
  */
-export function adopt(
-  state: KeeperState,
-  held: HeldBesides | undefined,
-  revision: number | undefined,
-): KeeperState {
-  const names = new Set(state.adoption?.names);
-  const next = held ? withHeld(desireOf(state), held, names, new Set(state.removed)) : undefined;
-  // A policy that can't be read may keep more than all others say: whoever knows it applies it again.
-  const problem =
-    held?.problem !== undefined && next?.policy === undefined ? cutText(held.problem, 300) : undefined;
+export function adopt(state: KeeperState, { instance, revision = 0, held }: Told): KeeperState {
+  const before = state.adoption ?? NOTHING;
+  const heard = [...before.heard.filter((one) => one !== instance), instance].slice(-LIMITS.instances);
+  const isNewest = revision >= before.revision;
+  const merged = merge(state, isNewest ? held : policyAlone(held), isNewest);
+  const adoption: Adoption = {
+    heard,
+    revision: isNewest ? revision : before.revision,
+    names: merged.names,
+  };
+  const { besidesUnknown: _unknown, heldProblem: _earlier, ...rest } = state;
   try {
-    const adopted = next ? withDesire(state, next) : state;
-    if (problem !== undefined) return { ...adopted, besidesUnknown: true, heldProblem: problem };
-    const known = knowing({ ...adopted, besidesUnknown: true }, revision);
-    return {
-      ...known,
-      adoption: { revision: known.adoption?.revision ?? 0, names: [...names].toSorted() },
-    };
+    const next = { ...withDesire(rest, merged.desire), adoption };
+    return merged.problem === undefined ? next : doubting(next, merged.problem);
   } catch (error) {
     if (!isBackupError(error)) throw error;
-    return { ...state, besidesUnknown: true, heldProblem: cutText(error.message, 300) };
+    return doubting({ ...state, adoption: { ...before, heard } }, error.message);
   }
 }
 
-/** @param adopted of an earlier worker; becomes what is adopted now */
-function withHeld(
-  desire: Desire,
-  held: HeldBesides,
-  adopted: Set<string>,
-  removed: ReadonlySet<string>,
-): Desire {
-  const before = new Set(adopted);
-  adopted.clear();
-  const merged = <Manifest extends { readonly metadata: { readonly name: string } }>(
+function doubting(state: KeeperState, why: string): KeeperState {
+  return { ...state, besidesUnknown: true, heldProblem: cutText(why, 300) };
+}
+
+function policyAlone(held: HeldBesides): HeldBesides {
+  return { ...held, schedules: [], verifications: [] };
+}
+
+interface Merged {
+  readonly desire: Desire;
+  readonly names: readonly string[];
+  /** Why not all of it could be taken over. */
+  readonly problem?: string;
+}
+
+/** @param replaces whether what was adopted before is superseded by it */
+function merge(state: KeeperState, found: HeldBesides, replaces: boolean): Merged {
+  const desire = desireOf(state);
+  const adopted = new Set(state.adoption?.names);
+  const superseded = replaces ? adopted : new Set<string>();
+  const removed = new Set(state.removed);
+  const names: string[] = [...adopted].filter((one) => !superseded.has(one));
+  const lost: string[] = [];
+  const take = <Manifest extends Named>(
     kind: Kind,
     declared: readonly Manifest[],
-    found: readonly Manifest[],
+    wanted: readonly Manifest[],
+    most: number,
   ): Manifest[] => {
     const id = ({ metadata }: Manifest) => `${kind}/${metadata.name}`;
-    const own = declared.filter((one) => !before.has(id(one)));
+    const own = declared.filter((one) => !superseded.has(id(one)));
     const taken = new Set(own.map(id));
-    const wanted = found.filter((one) => !taken.has(id(one)) && !removed.has(id(one)));
-    const added = wanted.slice(0, Math.max(0, (kind === 'BackupPolicy' ? 1 : MOST) - own.length));
-    for (const one of added) adopted.add(id(one));
-    return [...own, ...added].toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+    const fresh = wanted.filter((one) => !taken.has(id(one)) && !removed.has(id(one)));
+    const room = Math.max(0, most - own.length);
+    for (const one of fresh.slice(0, room)) names.push(id(one));
+    lost.push(...fresh.slice(room).map((one) => `${kind} "${one.metadata.name}"`));
+    return [...own, ...fresh.slice(0, room)].toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
   };
-  const list = <Manifest>(one: Manifest | undefined): Manifest[] => (one === undefined ? [] : [one]);
-  const [policy] = merged('BackupPolicy', list(desire.policy), list(held.policy));
-  return {
-    cluster: desire.cluster,
+  const [policy] = take('BackupPolicy', asList(desire.policy), asList(found.policy), 1);
+  const besides: Besides = {
     ...(policy && { policy }),
-    schedules: merged('ScheduledBackup', desire.schedules, held.schedules),
-    verifications: merged('ScheduledVerification', desire.verifications, held.verifications),
+    schedules: take('ScheduledBackup', desire.schedules, found.schedules, MOST),
+    verifications: take('ScheduledVerification', desire.verifications, found.verifications, MOST),
+  };
+  // A policy that can't be read may keep more than all others say: whoever knows it applies it again.
+  const unread = policy === undefined ? found.problem : undefined;
+  const left =
+    lost.length === 0
+      ? undefined
+      : `a worker holds ${lost.slice(0, 3).join(', ')} besides what is declared, for which there is no place: walkeep delete takes it back`;
+  const problem = unread ?? left;
+  return {
+    desire: { cluster: desire.cluster, ...besides },
+    names: names.toSorted(),
+    ...(problem !== undefined && { problem }),
   };
 }
 
-/** Whether a worker may hold what this keeper has to hear before it replaces it. */
-export function hasToBeAsked(state: KeeperState, { revision = 0 }: KnownInstance): boolean {
-  if (state.besidesUnknown) return true;
-  return state.adoption !== undefined && revision > state.adoption.revision;
+interface Named {
+  readonly metadata: { readonly name: string };
 }
 
-/** This revision was sent: what is older has nothing to tell any more. */
-export function noteSent(state: KeeperState, revision: number): KeeperState {
-  const { adoption } = state;
-  if (!adoption || revision <= adoption.revision) return state;
-  return { ...state, adoption: { ...adoption, revision } };
+function asList<Manifest>(one: Manifest | undefined): Manifest[] {
+  return one === undefined ? [] : [one];
+}
+
+/** Whether this worker may hold what this keeper has never heard of, which has to be known before it is replaced. */
+export function hasToBeAsked(
+  { besidesUnknown, adoption }: KeeperState,
+  { instance, keepsBesides }: InstanceFacts,
+): boolean {
+  if (!keepsBesides) return false;
+  if (adoption) return !adoption.heard.includes(instance);
+  return besidesUnknown === true;
 }
 
 /** What an `apply` names is its own from then on; what it takes back no worker brings in again. */
 export function noteNamed(state: KeeperState, input: ApplyInput): KeeperState {
-  const id = (kind: Kind) => (one: { metadata: { name: string } }) => `${kind}/${one.metadata.name}`;
+  const id = (kind: Kind) => (one: Named) => `${kind}/${one.metadata.name}`;
   const applied = [
-    ...(input.policy ? [input.policy].map(id('BackupPolicy')) : []),
+    ...asList(input.policy).map(id('BackupPolicy')),
     ...(input.scheduledBackups ?? []).map(id('ScheduledBackup')),
     ...(input.verifications ?? []).map(id('ScheduledVerification')),
   ];
   const removed = (input.remove ?? []).map(({ kind, name }) => `${kind}/${name}`);
   if (applied.length + removed.length === 0) return state;
   const named = new Set([...applied, ...removed]);
-  const { adoption, removed: before = [] } = state;
+  const { adoption, heldProblem, removed: before = [] } = state;
   const again = new Set(applied);
   const gone = [...new Set([...before.filter((one) => !named.has(one)), ...removed])];
   return {
     ...state,
     ...(adoption && {
-      adoption: { ...adoption, names: adoption.names.filter((one) => !named.has(one)) },
+      adoption: {
+        ...adoption,
+        names: adoption.names.filter((one) => !named.has(one)),
+        // It may be what was in the way: the workers are asked once more.
+        heard: heldProblem === undefined ? adoption.heard : [],
+      },
     }),
     removed: gone.filter((one) => !again.has(one)).slice(-LIMITS.removed),
   };

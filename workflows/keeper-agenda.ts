@@ -221,7 +221,7 @@ export function putOffSlots(state: KeeperState, schedule: string, checkNotBefore
 export function noteSchedules(
   state: KeeperState,
   print: string,
-  told: readonly { readonly name: string; readonly problem?: string }[],
+  told: readonly { readonly name: string; readonly outcome?: string; readonly problem?: string }[],
   at: number,
 ): KeeperState {
   const schedules = Object.fromEntries(
@@ -235,8 +235,11 @@ export function noteSchedules(
   );
   const { schedulesNotBefore: _done, ...agenda } = state.agenda ?? {};
   const declared = (state.schedules ?? []).map(({ metadata }) => metadata.name);
-  const untrue = told.flatMap(({ name, problem }) => (problem === undefined ? [] : [name]));
-  const knownSchedules = state.careful ? [...new Set([...declared, ...untrue])] : declared;
+  // Also one that was taken back meanwhile, or could not be removed.
+  const there = told.flatMap(({ name, outcome }) =>
+    outcome === 'deleted' || outcome === 'foreign' ? [] : [name],
+  );
+  const knownSchedules = state.careful ? [...new Set([...declared, ...there])] : declared;
   // What could not be made true is tried again: what was in its way may be gone.
   const isTrue = !state.careful || told.every(({ problem }) => problem === undefined);
   return {

@@ -3,7 +3,7 @@ import { cutText } from '../core/short-text.ts';
 import { troubleOf } from './failures.ts';
 import { clusterQueue } from './interface.ts';
 import * as agenda from './keeper-agenda.ts';
-import { clusterErrands, rethrowCancellation, type Own } from './keeper-errands.ts';
+import { clusterErrands, holdErrands, rethrowCancellation, type Own } from './keeper-errands.ts';
 import { giveUpHold, noteHold } from './keeper-holds.ts';
 import { LIMITS } from './keeper-limits.ts';
 import type { KeeperState } from './keeper-state.ts';
@@ -12,9 +12,11 @@ import type { KeeperState } from './keeper-state.ts';
 export type Change = (state: KeeperState) => KeeperState;
 
 const AGAIN_MS = 10 * 60_000;
+const AGAIN_AT_MOST_MS = 2 * 3600_000;
 
-function againAt(): string {
-  return new Date(Date.now() + AGAIN_MS).toISOString();
+/** @param failures how often it failed before: what fails for long is tried less and less often, each try is paid for */
+function againAt(failures = 0): string {
+  return new Date(Date.now() + Math.min(AGAIN_MS * 2 ** failures, AGAIN_AT_MOST_MS)).toISOString();
 }
 
 /** Makes Temporal's Schedules those that are declared, and removes those that are not any more. */
@@ -42,12 +44,12 @@ export async function convergeSchedules(own: Own, state: KeeperState): Promise<C
 /** Makes the annotation `walkeep.io/hold` of a Backup true in the repository. */
 export async function placeHold(
   own: Own,
-  { manifest, careful }: KeeperState,
+  { manifest, careful, agenda: kept }: KeeperState,
   { name, backupId, reason }: Extract<agenda.DueWork, { kind: 'hold' }>,
 ): Promise<Change> {
   const what = reason === null ? `release ${name}` : `hold ${name}: ${reason}`;
   try {
-    await clusterErrands(own, what).holdBackup({ ...own, manifest, backupName: name, backupId, reason });
+    await holdErrands(own, what).holdBackup({ ...own, manifest, backupName: name, backupId, reason });
     return (now) => noteHold(now, name, reason);
   } catch (error) {
     rethrowCancellation(error);
@@ -59,8 +61,9 @@ export async function placeHold(
     }
     log.warn(`the hold of ${name} could not be made true; it is tried again: ${why}`);
     const holdProblem = cutText(`${name}: ${why}`, 2 * LIMITS.textBytes);
-    const holdsNotBefore = againAt();
-    return (now) => agenda.noteAgenda(now, { holdsNotBefore, holdProblem });
+    const failures = kept?.holdFailures ?? 0;
+    const holdsNotBefore = againAt(failures);
+    return (now) => agenda.noteAgenda(now, { holdsNotBefore, holdProblem, holdFailures: failures + 1 });
   }
 }
 

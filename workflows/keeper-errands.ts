@@ -34,12 +34,24 @@ export function workerErrands(taskQueue: string, summary: string) {
 
 /** What any worker of the cluster does with the repository or with Temporal's Schedules. */
 export function clusterErrands({ namespace, cluster }: Own, summary: string) {
-  return proxyActivities<ScheduleActivities & HoldActivities>({
+  return proxyActivities<ScheduleActivities>({
     taskQueue: clusterQueue(namespace, cluster),
     summary,
     scheduleToStartTimeout: '1 minute',
     startToCloseTimeout: '2 minutes',
     scheduleToCloseTimeout: '5 minutes',
+  });
+}
+
+/** A hold in the repository. Few attempts: the keeper waits for them, and tries again by itself. */
+export function holdErrands({ namespace, cluster }: Own, summary: string) {
+  return proxyActivities<HoldActivities>({
+    taskQueue: clusterQueue(namespace, cluster),
+    summary,
+    scheduleToStartTimeout: '1 minute',
+    startToCloseTimeout: '2 minutes',
+    scheduleToCloseTimeout: '5 minutes',
+    retry: { maximumAttempts: 3 },
   });
 }
 

@@ -25,7 +25,7 @@ import type {
   SlotNews,
 } from './interface.ts';
 import { applyBesides } from './keeper-desire.ts';
-import { holdOf, unmadeHolds, withHold } from './keeper-holds.ts';
+import { holdOf, newestEnded, noRoomForHold, unmadeHolds, withHold } from './keeper-holds.ts';
 import { LIMITS } from './keeper-limits.ts';
 
 /**
@@ -74,7 +74,9 @@ export interface KeeperState {
 
 /** What a keeper that was begun anew took over from its workers. */
 export interface Adoption {
-  /** Of the newest revision that was heard of or sent: what holds an older one has nothing to tell. */
+  /** Instances that told what they hold; nothing of another one's is replaced before it did. */
+  readonly heard: readonly string[];
+  /** Of what was taken over; what is older counts less. */
   readonly revision: number;
   /** `Kind/name`, of which no `apply` has said anything since. */
   readonly names: readonly string[];
@@ -98,6 +100,8 @@ export interface Agenda {
   /** When holds are tried again, after one could not be made true, and why it could not. */
   readonly holdsNotBefore?: string;
   readonly holdProblem?: string;
+  /** How often in a row none could. */
+  readonly holdFailures?: number;
   /** The last Backup that was asked for because the archive has a hole. */
   readonly gapBackupAt?: string;
 }
@@ -253,7 +257,9 @@ function applyBackup(
     // Started by hand, it was never declared: the name is taken all the same.
     if (known.fingerprint === print || known.fingerprint === '') {
       const outcome = known.hold === hold ? 'unchanged' : 'configured';
-      return { state: withHold(state, name, hold), object: { kind: 'Backup', name, outcome } };
+      const next = withHold(state, name, hold);
+      if (unmadeHolds(next).length > unmadeHolds(state).length) requireRoomForHold(state, name);
+      return { state: next, object: { kind: 'Backup', name, outcome } };
     }
     throw refused(
       `Backup "${name}": field "spec": a BackupSpec is immutable once it was applied; give the new one another name`,
@@ -262,6 +268,7 @@ function applyBackup(
   if (state.backups.length >= LIMITS.waiting) {
     throw refused(`Backup "${name}": ${LIMITS.waiting} Backups of "${cluster}" are waiting already`);
   }
+  requireRoomForHold(state, name);
   const { target } = backup.spec;
   const queued: QueuedBackup = {
     name,
@@ -278,6 +285,11 @@ function applyBackup(
   };
 }
 
+function requireRoomForHold(state: KeeperState, name: string): void {
+  const why = noRoomForHold(state);
+  if (why !== undefined) throw refused(`Backup "${name}": ${why}`);
+}
+
 /** A worker reported itself. The revision grows past what a worker holds that knew an earlier keeper. */
 export function noteInstance(state: KeeperState, facts: InstanceFacts, at: string): KeeperState {
   const others = state.instances.filter((one) => one.instance !== facts.instance);
@@ -287,7 +299,7 @@ export function noteInstance(state: KeeperState, facts: InstanceFacts, at: strin
     .toSorted((a, b) => (a.instance < b.instance ? -1 : 1));
   const next = { ...state, instances, revision: revisionBeside(state, facts) };
   // A worker that holds just what is declared holds nothing besides.
-  return facts.fingerprint === state.fingerprint ? knowing(next, facts.revision) : next;
+  return facts.keepsBesides && facts.fingerprint === state.fingerprint ? knowing(next, facts) : next;
 }
 
 /** What a keeper remembers of a worker: never what came besides, such as what it holds. */
@@ -299,6 +311,7 @@ function onlyFacts({
   revision,
   fingerprint: print,
   searchAttributes,
+  keepsBesides,
   keeperPace,
 }: InstanceFacts): InstanceFacts {
   return {
@@ -309,16 +322,24 @@ function onlyFacts({
     ...(revision !== undefined && { revision }),
     ...(print !== undefined && { fingerprint: print }),
     searchAttributes,
+    ...(keepsBesides && { keepsBesides }),
     ...(keeperPace && { keeperPace }),
   };
 }
 
-/** From now on it is known what the workers hold. */
-export function knowing(state: KeeperState, revision = 0): KeeperState {
-  if (!state.besidesUnknown) return state;
-  const { besidesUnknown: _known, heldProblem: _solved, ...rest } = state;
-  const { adoption = { revision: 0, names: [] } } = state;
-  return { ...rest, adoption: { ...adoption, revision: Math.max(revision, adoption.revision) } };
+/** That instance holds just what is declared. */
+function knowing(state: KeeperState, { instance, revision = 0 }: InstanceFacts): KeeperState {
+  if (!state.besidesUnknown && !state.adoption) return state;
+  const { besidesUnknown: _known, heldProblem, ...rest } = state;
+  const { heard, revision: newest, names } = state.adoption ?? { heard: [], revision: 0, names: [] };
+  const adoption = {
+    heard: [...heard.filter((one) => one !== instance), instance].slice(-LIMITS.instances),
+    // What it held before this keeper gave it anything.
+    revision: heard.includes(instance) ? newest : Math.max(revision, newest),
+    names,
+  };
+  // What another one could not read is no less unknown for it.
+  return heldProblem === undefined ? { ...rest, adoption } : { ...state, adoption };
 }
 
 /** With Temporal's state lost the count begins anew here, but not in the workers' state directories. */
@@ -379,13 +400,6 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
     ended: newestEnded([...state.ended.filter((one) => one.name !== name), ended]),
     [last]: later(state[last], stoppedAt),
   };
-}
-
-/** The newest ones; one whose hold is not made yet is not forgotten, it could be deleted then. */
-function newestEnded(ended: readonly EndedBackup[]): EndedBackup[] {
-  const open = new Set(unmadeHolds({ ended }).map(({ name }) => name));
-  const newest = new Set(ended.slice(-LIMITS.ended));
-  return ended.filter((one) => newest.has(one) || open.has(one.name)).slice(-2 * LIMITS.ended);
 }
 
 /** A Backup of the keeper's own, for a window without a hole. */

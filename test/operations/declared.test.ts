@@ -133,6 +133,18 @@ describe('what waits on a host for its cluster', () => {
     expect((await readBesides(state, 'default', 'main')).schedules).toHaveLength(1);
   });
 
+  it('D3: a policy that was applied while there was no keeper counts before the one a worker here held', async () => {
+    const { state, store, keepLast } = host();
+    await store('main', { ...none, policy: policy(['main'], 3) }, 1);
+    await state.backupPolicies.save(policy(['main', 'other'], 99));
+    expect(await keepLast('main')).toBe(99);
+    expect((await readWaiting(state, 'default', 'main')).policy?.spec.retention.keepLast).toBe(99);
+    // What the keeper declares then is newer than both.
+    await store('main', { ...none, policy: policy(['main'], 7) }, 2);
+    expect([await keepLast('main'), await keepLast('other')]).toEqual([7, 99]);
+    expect((await readWaiting(state, 'default', 'main')).policy).toBeUndefined();
+  });
+
   it('D3: one that can not be read stops what would be decided without it', async () => {
     const { root, state } = host();
     await state.backupPolicies.save(policy(['main']));

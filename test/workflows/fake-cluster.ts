@@ -176,6 +176,7 @@ export async function startInstance(
       host: fake.host ?? 'test',
       version: '0',
       searchAttributes: true,
+      keepsBesides: true,
       ...(stored && {
         revision: stored.revision,
         fingerprint: desireFingerprint({
@@ -190,7 +191,6 @@ export async function startInstance(
   };
   const clusterPorts: ClusterPorts = {
     readManifest: async () => state(),
-    readBesides: async () => state()?.besides ?? { schedules: [], verifications: [] },
     readHeld: async () => state()?.besides ?? { schedules: [], verifications: [] },
     writeManifest: async ({ manifest, revision, besides = state()?.besides }) => {
       world.story.push(`${instance}: store revision ${revision}`);

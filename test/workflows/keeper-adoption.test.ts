@@ -1,9 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { backupPolicySchema } from '../../manifests/backup-policy.ts';
 import { clusterSchema } from '../../manifests/cluster.ts';
+import type { HeldBesides } from '../../manifests/desire.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
 import type { ApplyInput, KnownInstance } from '../../workflows/interface.ts';
-import { adopt, doubtOf, hasToBeAsked, noteNamed, noteSent } from '../../workflows/keeper-adoption.ts';
+import { adopt, doubtOf, hasToBeAsked, noteNamed } from '../../workflows/keeper-adoption.ts';
 import {
   applyTo,
   desireOf,
@@ -46,6 +47,7 @@ const facts = (more: Partial<KnownInstance> = {}): KnownInstance => ({
   host: 'h',
   version: '0',
   searchAttributes: true,
+  keepsBesides: true,
   seenAt: NOW,
   ...more,
 });
@@ -54,67 +56,128 @@ const names = (state: KeeperState) => {
   return [rules?.spec.retention.keepLast, ...schedules.map(({ metadata }) => metadata.name)];
 };
 
+/** As a worker tells it. */
+const tells = (instance: string, held: HeldBesides, revision?: number) => ({
+  instance,
+  held,
+  ...(revision !== undefined && { revision }),
+});
+const isAsked = (state: KeeperState, instance: string) => hasToBeAsked(state, facts({ instance }));
+
 describe('a keeper that is begun anew', () => {
   it('D3: asks before it replaces anything, and lets nothing be deleted until it was answered', () => {
     const state = begun();
-    expect(hasToBeAsked(state, facts({ revision: 3 }))).toBe(true);
+    expect(isAsked(state, 'a')).toBe(true);
     expect(doubtOf(state)).toContain('no worker has told yet');
-    const told = adopt(state, { ...none, policy: policy('p', 9), schedules: [schedule('s')] }, 3);
+    const told = adopt(state, tells('a', { ...none, policy: policy('p', 9), schedules: [schedule('s')] }, 3));
     expect(names(told)).toEqual([9, 's']);
     expect(doubtOf(told)).toBeUndefined();
     expect(told.revision).toBeGreaterThan(state.revision);
-    expect(hasToBeAsked(told, facts({ revision: 3 }))).toBe(false);
+    expect(isAsked(told, 'a')).toBe(false);
   });
 
-  it('knows enough when a worker holds just what is declared, or is of a version that held no more', () => {
+  it('knows enough when a worker that keeps such things holds just what is declared; an older one says nothing', () => {
     const state = begun();
-    expect(
-      doubtOf(noteInstance(state, facts({ revision: 1, fingerprint: state.fingerprint }), NOW)),
-    ).toBeUndefined();
-    expect(doubtOf(noteInstance(state, facts({ revision: 1, fingerprint: 'another' }), NOW))).toBeDefined();
-    expect(doubtOf(adopt(state, undefined, 1))).toBeUndefined();
+    const report = (more: Partial<KnownInstance>) =>
+      noteInstance(state, facts({ revision: 1, ...more }), NOW);
+    expect(doubtOf(report({ fingerprint: state.fingerprint }))).toBeUndefined();
+    expect(doubtOf(report({ fingerprint: 'another' }))).toBeDefined();
+    // Of 0.1.0: it ignores what it is sent besides, so it need not be asked, and its word is no proof.
+    const old = { fingerprint: state.fingerprint, keepsBesides: false };
+    expect(doubtOf(report(old))).toBeDefined();
+    expect(hasToBeAsked(state, facts(old))).toBe(false);
+  });
+
+  it('D3: each worker is asked once, however late it comes and whatever this keeper has counted to by then', () => {
+    const empty = adopt(begun(), tells('b', none));
+    expect(doubtOf(empty)).toBeUndefined();
+    // b was given several revisions since, and says so.
+    const later = { ...empty, revision: 9 };
+    const given = noteInstance(
+      later,
+      facts({ instance: 'b', revision: 9, fingerprint: later.fingerprint }),
+      NOW,
+    );
+    expect(isAsked(given, 'a')).toBe(true);
+    const told = adopt(given, tells('a', { ...none, policy: policy('p', 9), schedules: [schedule('s')] }, 3));
+    expect(names(told)).toEqual([9, 's']);
+    expect([isAsked(told, 'a'), isAsked(told, 'b')]).toEqual([false, false]);
   });
 
   it('D3: what was applied meanwhile counts, what was taken back stays away', () => {
     const applied = apply(begun(), {
-      policy: policy('mine', 1),
+      policy: policy('p', 1),
       scheduledBackups: [schedule('a')],
       remove: [{ kind: 'ScheduledBackup', name: 'gone' }],
     });
-    const held = { ...none, policy: policy('old', 9), schedules: [schedule('gone'), schedule('s')] };
-    expect(names(adopt(applied, held, 3))).toEqual([1, 'a', 's']);
+    const held = { ...none, policy: policy('p', 9), schedules: [schedule('gone'), schedule('s')] };
+    expect(names(adopt(applied, tells('a', held, 3)))).toEqual([1, 'a', 's']);
     // Applied again after all, it is there.
     const again = apply(applied, { scheduledBackups: [schedule('gone')] });
-    expect(names(adopt(again, held, 3))).toEqual([1, 'a', 'gone', 's']);
+    expect(names(adopt(again, tells('a', held, 3)))).toEqual([1, 'a', 'gone', 's']);
   });
 
-  it('D3: of several workers the newest revision counts, and one that is older than what was sent is not asked', () => {
-    const first = adopt(begun(), { ...none, policy: policy('p', 2), schedules: [schedule('old')] }, 3);
-    expect(hasToBeAsked(first, facts({ revision: 7 }))).toBe(true);
-    const second = adopt(first, { ...none, policy: policy('p', 8), schedules: [schedule('new')] }, 7);
+  it('D3: of several workers the newest revision counts; of an older one a policy where none is known', () => {
+    const first = adopt(
+      begun(),
+      tells('a', { ...none, policy: policy('p', 2), schedules: [schedule('old')] }, 3),
+    );
+    const second = adopt(
+      first,
+      tells('b', { ...none, policy: policy('p', 8), schedules: [schedule('new')] }, 7),
+    );
     expect(names(second)).toEqual([8, 'new']);
-    const sent = noteSent(second, 30);
-    expect(hasToBeAsked(sent, facts({ revision: 20 }))).toBe(false);
-    expect(hasToBeAsked(sent, facts({ revision: 31 }))).toBe(true);
+    const third = adopt(
+      second,
+      tells('c', { ...none, policy: policy('p', 1), schedules: [schedule('older')] }, 5),
+    );
+    expect(names(third)).toEqual([8, 'new']);
+    const bare = adopt(begun(), tells('b', { ...none, schedules: [schedule('new')] }, 7));
+    const kept = adopt(
+      bare,
+      tells('a', { ...none, policy: policy('p', 2), schedules: [schedule('old')] }, 3),
+    );
+    expect(names(kept)).toEqual([2, 'new']);
     // An apply makes it its own: no worker changes it any more.
     const own = apply(second, { policy: policy('p', 4) });
-    expect(names(adopt(own, { ...none, policy: policy('p', 99) }, 40))).toEqual([4]);
+    expect(names(adopt(own, tells('c', { ...none, policy: policy('p', 99) }, 40)))).toEqual([4]);
   });
 
   it('D3: a policy that can not be read keeps everything, until one is applied or taken back', () => {
     const damaged = { ...none, schedules: [schedule('s')], problem: 'the BackupPolicy "p" can not be read' };
-    const torn = adopt(begun(), damaged, undefined);
-    expect(doubtOf(torn)).toBe(damaged.problem);
-    expect(names(torn)).toEqual([undefined, 's']);
-    const applied = apply(torn, { policy: policy('p', 6) });
-    const known = adopt(applied, damaged, undefined);
-    expect(doubtOf(known)).toBeUndefined();
-    expect(names(known)).toEqual([6, 's']);
+    // Whoever answered first.
+    for (const before of [begun(), adopt(begun(), tells('b', none))]) {
+      const torn = adopt(before, tells('a', damaged));
+      expect(doubtOf(torn)).toBe(damaged.problem);
+      expect(names(torn)).toEqual([undefined, 's']);
+      // Another one that holds just what is declared does not know it either.
+      const other = noteInstance(torn, facts({ instance: 'b', fingerprint: torn.fingerprint }), NOW);
+      expect(doubtOf(other)).toBe(damaged.problem);
+      const applied = apply(torn, { policy: policy('p', 6) });
+      expect(isAsked(applied, 'a')).toBe(true);
+      const known = adopt(applied, tells('a', damaged));
+      expect(doubtOf(known)).toBeUndefined();
+      expect(names(known)).toEqual([6, 's']);
+    }
+  });
+
+  it('D3: what there is no place for is said, and nothing is deleted until somebody decides', () => {
+    const applied = apply(begun(), { policy: policy('mine', 1) });
+    const held = { ...none, policy: policy('old', 9) };
+    const torn = adopt(applied, tells('a', held, 3));
+    expect(doubtOf(torn)).toContain('a worker holds BackupPolicy "old" besides what is declared');
+    expect(names(torn)).toEqual([1]);
+    const decided = apply(torn, { remove: [{ kind: 'BackupPolicy', name: 'old' }] });
+    expect(isAsked(decided, 'a')).toBe(true);
+    expect(doubtOf(adopt(decided, tells('a', held, 3)))).toBeUndefined();
+
+    const many = apply(begun(), { scheduledBackups: ['a', 'b', 'c'].map(schedule) });
+    const ten = { ...none, schedules: Array.from({ length: 10 }, (_, n) => schedule(`held-${n}`)) };
+    expect(doubtOf(adopt(many, tells('a', ten, 3)))).toContain('ScheduledBackup "held-7"');
   });
 
   it('one that was never lost asks nobody', () => {
     const { careful: _careful, besidesUnknown: _unknown, ...state } = begun();
-    expect(hasToBeAsked(state, facts({ revision: 100 }))).toBe(false);
-    expect(adopt(state, undefined, 1).adoption).toBeDefined();
+    expect(isAsked(state, 'a')).toBe(false);
   });
 });

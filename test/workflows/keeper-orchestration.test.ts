@@ -7,6 +7,7 @@ import { backupPolicySchema } from '../../manifests/backup-policy.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
 import { scheduledVerificationSchema } from '../../manifests/scheduled-verification.ts';
 import * as walkeep from '../../workflows/interface.ts';
+import { newKeeper } from '../../workflows/keeper-state.ts';
 import {
   backupManifest,
   clusterManifest,
@@ -231,6 +232,54 @@ describe('the keeper', () => {
     );
     await eventually('it is replaced', () => of('lost-2')?.besides?.policy === undefined);
     await apply('lost', { remove: [{ kind: 'ScheduledBackup', name: 'lost-s' }] });
+  });
+
+  it('D3: a worker that was away is asked when it comes, though others were told several revisions meanwhile', async () => {
+    const world = newWorld();
+    const besides = {
+      policy: policy('p', 'away', { retention: { keepLast: 99 } }),
+      schedules: [schedule('away-s', 'away', '0 0 2 * * *')],
+      verifications: [],
+    };
+    world.manifests.set('away-1:default/away', { manifest: clusterManifest('away'), revision: 3, besides });
+    await instance(world, { cluster: 'away', instance: 'away-2' });
+    for (const instances of [1, 2, 3, 4])
+      await apply('away', { cluster: clusterManifest('away', { instances }) });
+    const of = (name: string) => world.manifests.get(`${name}:default/away`);
+    await eventually('the other one holds it', () => (of('away-2')?.revision ?? 0) >= 4);
+    await instance(world, { cluster: 'away', instance: 'away-1', queues: ['instance'] });
+    const late = running.at(-1)!;
+    await handleOf(walkeep.clusterWorkflowId('default', 'away')).signal(walkeep.instanceSignal, late.facts());
+    await eventually('both hold what it held', () =>
+      ['away-1', 'away-2'].every(
+        (name) =>
+          of(name)?.manifest.spec.instances === 4 &&
+          of(name)?.besides?.policy?.spec.retention.keepLast === 99 &&
+          of(name)?.besides?.schedules.length === 1,
+      ),
+    );
+    await apply('away', { remove: [{ kind: 'ScheduledBackup', name: 'away-s' }] });
+  });
+
+  it('D3, F3: a keeper of 0.1.0, carried on by new code, takes over what waited on its worker', async () => {
+    const world = newWorld();
+    const besides = { policy: policy('p', 'up'), schedules: [], verifications: [] };
+    const manifest = clusterManifest('up');
+    world.manifests.set('up-1:default/up', { manifest, revision: 1, besides });
+    await instance(world, { cluster: 'up', instance: 'up-1' });
+    const { bornAt: _born, ...carried } = newKeeper(manifest);
+    keepers.push('up');
+    // As 0.1.0 left it, which had never heard of schedules.
+    await temporal.client.workflow.start(walkeep.WORKFLOW.cluster, {
+      workflowId: walkeep.clusterWorkflowId('default', 'up'),
+      taskQueue: walkeep.WORKFLOW_QUEUE,
+      args: [manifest, carried],
+    });
+    await eventually('it is taken over', async () => {
+      const desire = await handleOf(walkeep.clusterWorkflowId('default', 'up')).query(walkeep.desireQuery);
+      return desire.policy?.metadata.name === 'p' && desire.doubt === undefined;
+    });
+    expect(world.manifests.get('up-1:default/up')?.besides?.policy?.metadata.name).toBe('p');
   });
 
   it('D3: nothing is swept, and nothing forgotten, while a worker can not read the policy it holds', async () => {

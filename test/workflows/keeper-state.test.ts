@@ -111,7 +111,7 @@ describe('keeper state', () => {
           warnings: many(long),
           target: { kind: 'latest', value: long },
         } as never),
-      (state, n) => adopt(state, { ...NONE, problem: long }, n),
+      (state, n) => adopt(state, { instance: name(n), held: { ...NONE, problem: long }, revision: n }),
       (state, n) => giveUpHold(state, name(n), long),
       (state) =>
         noteAgenda(state, {
@@ -185,6 +185,49 @@ describe('keeper state', () => {
     expect(problemsOf(late, Date.parse(NOW)).join()).toContain('came too late');
     // Another annotation is another wish.
     expect(awaitedHold(applyTo(late, { backups: [backup('old', {}, 'again')] }).state)).toBe('old');
+  });
+
+  it('D1: what of a hold was placed too late is taken back with the annotation', () => {
+    const applied = applyTo(newKeeper(manifest()), { backups: [backup('late', {}, 'why')] }).state;
+    const running = noteBackup(applied, 'late', { phase: 'running', startedAt: NOW }, NOW);
+    const done = noteBackup(running, 'late', { phase: 'completed', backupId: '20260124T020000' }, NOW);
+    const late = giveUpHold(done, 'late', 'it is gone');
+    expect(unmadeHolds(late)).toEqual([]);
+    const taken = applyTo(late, { backups: [backup('late')] }).state;
+    expect(unmadeHolds(taken)).toMatchObject([{ name: 'late', reason: null }]);
+    expect(unmadeHolds(noteHold(taken, 'late', null))).toEqual([]);
+  });
+
+  it('D1, F4: none of as many holds as can wait is forgotten; what there is no room for is refused', () => {
+    const done = { phase: 'completed', backupId: '20260124T020000', stoppedAt: NOW } as const;
+    const longest = (n: number) => `${'x'.repeat(250)}${n + 100}`;
+    const reason = 'r'.repeat(LIMITS.holdBytes);
+    let state = newKeeper(manifest({ imageName: 'x'.repeat(LIMITS.manifestBytes - 2_000) }));
+    const round = (from: number, count: number, hold?: string) => {
+      const names = Array.from({ length: count }, (_, n) => longest(from + n));
+      for (const name of names) state = applyTo(state, { backups: [backup(name, {}, hold)] }).state;
+      for (const name of names) state = noteBackup(state, name, done, NOW);
+    };
+    round(0, LIMITS.waiting, reason);
+    expect(unmadeHolds(state)).toHaveLength(LIMITS.waiting);
+    // Those without one push none of them out.
+    for (let n = 0; n < 2 * LIMITS.ended; n += 1)
+      state = noteBackup(state, longest(100 + n), { phase: 'failed', stoppedAt: NOW }, NOW);
+    round(200, LIMITS.ended, reason);
+    expect(unmadeHolds(state)).toHaveLength(LIMITS.waiting + LIMITS.ended);
+    const carried = fitting(state);
+    expect(unmadeHolds(carried)).toEqual(unmadeHolds(state));
+    expect(utf8Bytes(canonicalJson(carried))).toBeLessThan(64 * 1024);
+    for (const hold of [undefined, 'why'])
+      expect(() => applyTo(state, { backups: [backup('one-more', {}, hold)] })).toThrow(
+        /"one-more": the holds .* of 42 Backups are not made true .* no more can be remembered/,
+      );
+    // What is remembered may still change.
+    expect(applyTo(state, { backups: [backup(longest(0), {}, 'why')] }).result.objects[0]?.outcome).toBe(
+      'configured',
+    );
+    state = noteHold(state, longest(0), reason);
+    expect(() => applyTo(state, { backups: [backup('one-more', {}, 'why')] })).not.toThrow();
   });
 
   it('one Backup at a time, in the order they were applied', () => {
