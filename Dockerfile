@@ -6,6 +6,7 @@ ARG POSTGRES_MAJOR=17
 FROM node:24-bookworm-slim AS walkeep
 WORKDIR /opt/walkeep
 COPY package.json package-lock.json .npmrc ./
+# npm runs on Node 24 here: on an older one it would leave out the libraries of xz and snappy without a word.
 RUN npm ci --omit=dev --ignore-scripts
 COPY core core
 COPY streams streams
@@ -18,7 +19,7 @@ COPY activities activities
 COPY workflows workflows
 COPY workers workers
 COPY cli cli
-COPY scripts/walkeep scripts/grants.sql scripts/
+COPY scripts/walkeep scripts/walkeep-cloud-wal-archive scripts/walkeep-cloud-wal-restore scripts/grants.sql scripts/
 COPY deploy/walkeep-wal deploy/
 COPY LICENSE ./
 
@@ -29,7 +30,8 @@ RUN apt-get update \
   && rm -rf /var/lib/apt/lists/*
 COPY --from=walkeep /usr/local/bin/node /usr/local/bin/node
 COPY --from=walkeep /opt/walkeep /opt/walkeep
-RUN ln -s /opt/walkeep/scripts/walkeep /usr/local/bin/walkeep \
+RUN ln -s /opt/walkeep/scripts/walkeep /opt/walkeep/scripts/walkeep-cloud-wal-archive \
+    /opt/walkeep/scripts/walkeep-cloud-wal-restore /usr/local/bin/ \
   && install -d -o postgres -g postgres -m 0700 /var/lib/walkeep
 ENV WALKEEP_STATE=/var/lib/walkeep
 VOLUME /var/lib/walkeep

@@ -28,6 +28,7 @@ import {
 } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
 import { knownObjectStores } from './object-stores.ts';
+import { namedRepository } from './named-repository.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
@@ -83,10 +84,13 @@ export function restoreCommand(): Command {
     )
     .option(
       '--repository <url>',
-      'the repository itself, without any manifest: file:///… or s3://…; keys from the environment',
+      'the repository itself, without any manifest; credentials from the environment or the host, see below',
     )
     .option('--server-name <name>', 'with --repository: the folder below it (default: CLUSTER)')
-    .option('--endpoint-url <url>', 'with --repository: the address of an S3 server')
+    .option(
+      '--endpoint-url <url>',
+      'with --repository: the address of an S3 server, another one of Google or Azure',
+    )
     .option('-D, --target-directory <directory>', 'the new data directory: empty, or not there yet')
     .option(
       '--tablespace <name=directory>',
@@ -143,6 +147,15 @@ Examples:
   walkeep restore production-postgres -D /srv/restored --target-xid 4711 --backup-id 20261124T020000 --exclusive
   walkeep restore -f recovery-cluster.yaml -D /srv/restored
   walkeep restore --repository s3://backups/postgres --server-name production-postgres -D /srv/restored
+
+--repository, and who opens it:
+  file:///DIRECTORY     the user of this command
+  s3://BUCKET/PREFIX    AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the host
+  gs://BUCKET/PREFIX    GOOGLE_APPLICATION_CREDENTIALS, or the identity of the host
+  https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX
+                        AZURE_CLIENT_ID with AZURE_TENANT_ID and AZURE_CLIENT_SECRET, the identity of the host, or az login;
+                        for a key, a SAS token or a connection string give the Cluster by -f FILE
+PostgreSQL needs the same in its environment while it recovers.
 
 The directory becomes startable in the very last step. After an interruption run the same command again.
 `;
@@ -236,10 +249,8 @@ async function findSource(
     const serverName = flags.serverName ?? named?.cluster;
     if (serverName === undefined)
       throw new BackupError('usage', '--repository needs --server-name: the folder of the cluster in it');
-    const store = {
-      destinationPath: flags.repository,
-      ...(flags.endpointUrl === undefined ? {} : { endpointURL: flags.endpointUrl }),
-    };
+    const { store, warning } = namedRepository(flags.repository, flags.endpointUrl, process.env);
+    if (warning !== undefined) note(`walkeep: ${warning}`);
     return { reference: referenceTo(store, serverName, namespace), target: {} };
   }
   if (flags.filename.length > 0) return sourceFromFiles(flags, named?.cluster, namespace, state);

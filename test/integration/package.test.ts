@@ -1,9 +1,15 @@
-import { cpSync, mkdirSync, symlinkSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { z } from 'zod';
 import { runProcess, runSuccessfully } from '../support/processes.ts';
 import { makeTempDir } from '../support/temp.ts';
 import { repositoryRoot } from '../support/tools.ts';
+
+/** What of package.json decides what an installed package has. */
+const { bin, files } = z
+  .object({ bin: z.record(z.string(), z.string()), files: z.array(z.string()) })
+  .parse(JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8')));
 
 describe('the package', () => {
   let root: string;
@@ -15,7 +21,7 @@ describe('the package', () => {
   beforeAll(async () => {
     root = makeTempDir('package');
     await runSuccessfully(process.execPath, [join(repositoryRoot, 'scripts/build.ts'), join(root, 'dist')]);
-    for (const part of ['package.json', 'deploy', 'scripts/walkeep']) {
+    for (const part of ['package.json', ...files.filter((file) => file !== 'dist')]) {
       mkdirSync(join(root, part, '..'), { recursive: true });
       cpSync(join(repositoryRoot, part), join(root, part), { recursive: true });
     }
@@ -25,6 +31,14 @@ describe('the package', () => {
   it('runs from JavaScript alone', async () => {
     const { stdout } = await walkeep('--version');
     expect(stdout.trim()).toMatch(/^\d+\.\d+\.\d+$/);
+  });
+
+  it.for(Object.entries(bin))('brings the command %s', async ([name, starter]) => {
+    const link = join(makeTempDir('bin'), name);
+    symlinkSync(join(root, starter), link);
+    const { stdout, code } = await runProcess(link, ['--version'], { cwd: root });
+    expect(stdout.trim()).toMatch(/^\S*\s*\d+\.\d+\.\d+$/);
+    expect(code).toBe(0);
   });
 
   it('prints lines that point into itself', async () => {

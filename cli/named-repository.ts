@@ -1,0 +1,54 @@
+import { BackupError } from '../core/errors.ts';
+import { endpointFault, examineDestination } from '../manifests/object-store-location.ts';
+
+/** What `--repository` and `--endpoint-url` say. */
+export interface NamedRepository {
+  /** As `barmanObjectStore` in a manifest. It names no credentials: the environment's are used. */
+  readonly store: { readonly destinationPath: string; readonly endpointURL?: string };
+  /** What the caller may have expected, and what is not so. */
+  readonly warning?: string;
+}
+
+/** Of barman-cloud and of Azure's tools; Azure's own chain does not look at them. */
+const AZURE_KEYS = ['AZURE_STORAGE_CONNECTION_STRING', 'AZURE_STORAGE_SAS_TOKEN', 'AZURE_STORAGE_KEY'];
+
+const BY_MANIFEST =
+  'for a key, a SAS token or a connection string give a file with the Cluster and its azureCredentials by -f FILE';
+
+/**
+ * The repository that a command line names without any manifest. A recovery goes on asking it for WAL after the command is
+ * over, by a file that holds no secret (S1): so nothing but the provider's own chain can open it.
+ *
+ * @throws BackupError `usage` when it is no address, or one that this chain can't open
+ */
+export function namedRepository(
+  destinationPath: string,
+  endpointURL: string | undefined,
+  environment: Readonly<Record<string, string | undefined>>,
+): NamedRepository {
+  const examined = examineDestination(destinationPath);
+  if ('fault' in examined) {
+    const { message, fix } = examined.fault;
+    throw new BackupError('usage', `--repository ${message}`, { hint: fix });
+  }
+  const fault = endpointURL === undefined ? undefined : endpointFault(endpointURL);
+  if (fault) throw new BackupError('usage', `--endpoint-url ${fault.message}`, { hint: fault.fix });
+  const store = { destinationPath, ...(endpointURL === undefined ? {} : { endpointURL }) };
+  const { destination } = examined;
+  if (destination.kind !== 'azure') return { store };
+  const address = endpointURL ?? destination.url;
+  if (!/^https:/i.test(address)) {
+    throw new BackupError(
+      'usage',
+      `${address} is not https: --repository opens Azure by the identity of this host alone, whose token is not sent in the clear`,
+      { hint: BY_MANIFEST },
+    );
+  }
+  const unused = AZURE_KEYS.find((name) => (environment[name] ?? '') !== '');
+  return unused === undefined
+    ? { store }
+    : {
+        store,
+        warning: `${unused} is not looked at: --repository opens Azure by the identity of this host (AZURE_CLIENT_ID …, workload or managed identity, az login); ${BY_MANIFEST}`,
+      };
+}
