@@ -5,6 +5,7 @@ import {
   continueAsNew,
   getExternalWorkflowHandle,
   isCancellation,
+  patched,
   proxyActivities,
   setCurrentDetails,
   setHandler,
@@ -45,6 +46,9 @@ export async function walArchiving(
   let trouble: Trouble | undefined;
   let watching: CancellationScope | undefined;
   let watched: string | undefined;
+  // Asked first, so that a run of older code goes on with the id it had.
+  const isNumbered = patched('observer-ids');
+  let observers = 0;
   setHandler(walkeep.archivingQuery, () => report ?? null, {
     description: 'The newest report of the archiver.',
   });
@@ -73,7 +77,11 @@ export async function walArchiving(
     watching = scope;
     try {
       const seen = report?.instance === watched && !trouble ? report : undefined;
-      report = await scope.run(() => observe(request, first.pace, watched ?? '', seen));
+      observers += 1;
+      const activityId = isNumbered ? `archive-${observers}` : 'archive';
+      report = await scope.run(() =>
+        observe(request, first.pace, { instance: watched ?? '', seen, activityId }),
+      );
       trouble = undefined;
       instances = instances.map((one) =>
         one.instance === report?.instance ? { ...one, role: report.role } : one,
@@ -123,14 +131,20 @@ async function firstLook(request: { cluster: string; namespace: string }): Promi
   }
 }
 
+interface Observation {
+  readonly instance: string;
+  readonly seen: ArchiveReport | undefined;
+  /** Another one each time: the observer before may not have ended when the next begins. */
+  readonly activityId: string;
+}
+
 async function observe(
   request: { cluster: string; namespace: string },
   pace: Pace,
-  instance: string,
-  seen: ArchiveReport | undefined,
+  { instance, seen, activityId }: Observation,
 ): Promise<ArchiveReport> {
   const { observeArchiving } = proxyActivities<WalArchivingActivities>({
-    activityId: 'archive',
+    activityId,
     taskQueue: walkeep.instanceQueue(request.namespace, request.cluster, instance),
     summary: `observe the archiver on ${instance}`,
     scheduleToStartTimeout: '10 minutes',

@@ -351,6 +351,34 @@ describe('cluster', () => {
     await eventually('it is over', async () => (await status('alarm')).problems.length === 0);
   });
 
+  it('archiving follows the primary from one observer to the next, without a failed task', async () => {
+    const world = newWorld();
+    let primary = 'roles-1';
+    const workers = await Promise.all(
+      ['roles-1', 'roles-2'].map((name) =>
+        instance(world, {
+          cluster: 'roles',
+          instance: name,
+          role: () => (name === primary ? 'primary' : 'standby'),
+          queues: name === 'roles-1' ? ['workflows', 'cluster', 'instance'] : ['instance'],
+        }),
+      ),
+    );
+    await apply('roles', { cluster: clusterManifest('roles') });
+    const keeper = handleOf(walkeep.clusterWorkflowId('default', 'roles'));
+    const report = () =>
+      Promise.all(workers.map((one) => keeper.signal(walkeep.instanceSignal, one.facts())));
+    for (primary of ['roles-1', 'roles-2', 'roles-1', 'roles-2']) {
+      await report();
+      await eventually(
+        `${primary} is observed`,
+        async () => (await status('roles')).archiving?.instance === primary,
+      );
+    }
+    const { events } = await handleOf(walkeep.walArchivingWorkflowId('default', 'roles')).fetchHistory();
+    expect(events?.filter((event) => event.workflowTaskFailedEventAttributes)).toEqual([]);
+  });
+
   it('a manifest with bootstrap.recovery restores once, when its worker is there', async () => {
     const world = newWorld();
     const barmanObjectStore = { destinationPath: 'file:///srv/origin' };
