@@ -27,6 +27,7 @@ import {
   type ApplyResult,
   type BaseBackupInput,
 } from '../workflows/interface.ts';
+import { holdOf } from '../workflows/keeper-holds.ts';
 import { refuseDropping, takenOver } from './apply-besides.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
@@ -234,6 +235,8 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
       running.add(`${namespace}/${cluster}`);
     }
   }
+  for (const one of plan.keepers)
+    if (!running.has(`${one.namespace}/${one.cluster}`)) refuseUnheldBackups(one, one.input);
   if (temporal) await refuseDropping(host, temporal, plan.keepers);
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
@@ -264,6 +267,8 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
           say(RESOURCE[kind], name, `taken over: a worker of ${cluster} held it`);
       }
     } else {
+      // Its keeper has ended meanwhile.
+      refuseUnheldBackups({ namespace, cluster }, input);
       await keepForLater(host, cluster, input);
       await startBackups(temporal, namespace, cluster, input.backups ?? []);
     }
@@ -411,6 +416,26 @@ function explained(error: unknown, cluster: string): unknown {
   return error;
 }
 
+/**
+ * Without its keeper a Backup is taken, but nobody places the hold that it asks for.
+ *
+ * @throws BackupError `manifest-invalid` for a Backup with a hold when no Cluster comes with it
+ */
+function refuseUnheldBackups(
+  { namespace, cluster }: { readonly namespace: string; readonly cluster: string },
+  { cluster: manifest, backups = [] }: ApplyInput,
+): void {
+  const held = backups.find((backup) => holdOf(backup) !== undefined);
+  if (manifest !== undefined || held === undefined) return;
+  throw new BackupError(
+    'manifest-invalid',
+    `Backup "${held.metadata.name}": field "metadata.annotations": no keeper of ${namespace}/${cluster} runs, which would make walkeep.io/hold true`,
+    {
+      hint: 'apply the Cluster first, or with it; or take the backup without the annotation, and annotate it then',
+    },
+  );
+}
+
 /** Backups of a cluster that is not applied yet: they wait, visibly, for its worker, and fail after their deadline. */
 async function startBackups(
   temporal: TemporalClient,
@@ -464,6 +489,7 @@ async function preview(host: Host, plan: ApplyPlan): Promise<void> {
   const said = new Set<string>();
   for (const { namespace, cluster, input } of plan.keepers) {
     const would = temporal && (await askKeeper(temporal, namespace, cluster, input));
+    if (temporal && !would) refuseUnheldBackups({ namespace, cluster }, input);
     if (would) sayResult(would, said, dry);
     else sayUnasked(cluster, input, `${temporal ? 'created' : 'valid'}${dry}`);
   }

@@ -1,3 +1,4 @@
+import { isBackupError } from '../core/errors.ts';
 import type { BackupPolicyManifest } from '../manifests/backup-policy.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { applyToKeeper } from './apply.ts';
@@ -32,7 +33,7 @@ interface Holder {
  */
 export async function removePolicy(host: Host, asked: PolicyToDelete): Promise<boolean> {
   const { namespace, name } = asked;
-  const waiting = (await host.state.backupPolicies.read(namespace, name))?.manifest;
+  const waiting = await readWaiting(host, asked);
   const holders = await findHolders(host, asked, waiting);
   await requireWindows(holders, asked);
   let deleted = false;
@@ -42,16 +43,29 @@ export async function removePolicy(host: Host, asked: PolicyToDelete): Promise<b
     deleted ||= result?.objects.some(({ outcome }) => outcome === 'deleted') ?? false;
   }
   // Last: as long as it is here the same command finds it again.
-  return (await forgetWaiting(host, waiting, asked.cluster)) || deleted;
+  return (await forgetWaiting(host, waiting, asked)) || deleted;
+}
+
+/** What this host keeps of it, for clusters that are not applied yet. */
+type Waiting = BackupPolicyManifest | 'damaged' | undefined;
+
+async function readWaiting(host: Host, { namespace, name }: PolicyToDelete): Promise<Waiting> {
+  try {
+    return (await host.state.backupPolicies.read(namespace, name))?.manifest;
+  } catch (error) {
+    if (!isBackupError(error, 'config-invalid')) throw error;
+    note(`walkeep: ${error.message}: which clusters it was for is not known`);
+    return 'damaged';
+  }
 }
 
 /** The clusters whose keepers have it, wherever they were applied, and those for which this host keeps it. */
 async function findHolders(
   host: Host,
   { namespace, name, cluster: only }: PolicyToDelete,
-  waiting: BackupPolicyManifest | undefined,
+  waiting: Waiting,
 ): Promise<Holder[]> {
-  const named = new Set(waiting?.spec.clusters);
+  const named = new Set(waiting === 'damaged' ? [] : waiting?.spec.clusters);
   const clusters =
     only === undefined
       ? new Set([...(await knownClusters(host, await host.temporal(), namespace)), ...named])
@@ -68,7 +82,8 @@ async function findHolders(
     if (answer.keeper === 'answers') {
       const { cluster: manifest, policy } = answer.desire;
       if (policy?.metadata.name === name) holders.push({ cluster, hasKeeper: true, manifest });
-    } else if (named.has(cluster)) {
+    } else if (named.has(cluster) || (waiting === 'damaged' && only === undefined)) {
+      // A file that can't be read may name any.
       const manifest = (await host.state.clusters.read(namespace, cluster))?.manifest;
       holders.push({ cluster, hasKeeper: false, ...(manifest && { manifest }) });
     }
@@ -96,16 +111,24 @@ async function requireWindows(holders: readonly Holder[], { name, yes }: PolicyT
   await requireYes(question, yes);
 }
 
-/** @param only the cluster for which it waits no longer; it stays for the others it names */
+/** With a cluster named it waits no longer for that one; it stays for the others it names. @returns whether there was one */
 async function forgetWaiting(
   host: Host,
-  waiting: BackupPolicyManifest | undefined,
-  only: string | undefined,
+  waiting: Waiting,
+  { namespace, name, cluster: only }: PolicyToDelete,
 ): Promise<boolean> {
-  if (!waiting || (only !== undefined && !waiting.spec.clusters.includes(only))) return false;
   const shelf = host.state.backupPolicies;
+  if (waiting === 'damaged') {
+    if (only !== undefined) {
+      note('walkeep: the file stays, for the other clusters it may name; without --cluster it is removed');
+      return false;
+    }
+    await shelf.remove(namespace, name);
+    return true;
+  }
+  if (!waiting || (only !== undefined && !waiting.spec.clusters.includes(only))) return false;
   const clusters = only === undefined ? [] : waiting.spec.clusters.filter((one) => one !== only);
-  if (clusters.length === 0) await shelf.remove(waiting.metadata.namespace, waiting.metadata.name);
+  if (clusters.length === 0) await shelf.remove(namespace, name);
   else await shelf.save({ ...waiting, spec: { ...waiting.spec, clusters } });
   return true;
 }

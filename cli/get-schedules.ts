@@ -5,7 +5,7 @@ import { nextSlots, rfc3339, type SlotTimes } from '../core/slots.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { scheduleOf } from '../manifests/schedule.ts';
 import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
-import { readBesides } from '../operations/declared.ts';
+import { readHeld } from '../operations/declared.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import type { Repository } from '../repository/repository.ts';
 import { readSeries, readSlot, slotsBefore, type SlotRecord } from '../repository/slots.ts';
@@ -102,7 +102,7 @@ async function declaredOf(
     );
     return desire.schedules;
   } catch {
-    return (await readBesides(host.state, namespace, cluster)).schedules;
+    return (await readHeld(host.state, namespace, cluster)).schedules;
   }
 }
 

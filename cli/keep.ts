@@ -1,10 +1,10 @@
 import { Command } from 'commander';
 import { BackupError } from '../core/errors.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
+import { requireKeepable, requireSpared } from '../operations/spare-backup.ts';
 import { readCatalogue, type CatalogueEntry } from '../repository/catalogue.ts';
 import { releaseKeep, writeKeep, type Keep } from '../repository/keeps.ts';
 import type { Repository } from '../repository/repository.ts';
-import { isBeingDeleted } from '../repository/tombstones.ts';
 import { findCluster, withHost } from './host.ts';
 import { namespaceOption, parseClusterArgument, stateOption } from './options.ts';
 
@@ -22,7 +22,8 @@ export function keepCommand(): Command {
     .summary('keep a backup from every retention, until it is released')
     .description(
       "Puts barman's keep on a backup, as barman-cloud-backup-keep does: no retention deletes it, neither walkeep's nor\n" +
-        'that of barman-cloud or CloudNativePG. It needs the repository only.',
+        'that of barman-cloud or CloudNativePG. It needs the repository only. A backup that a sweep which died left as\n' +
+        'being deleted, with its data, is one again then.',
     )
     .argument('<cluster>', 'NAME or NAMESPACE/NAME')
     .argument('<backup>', 'the id or the name of the backup')
@@ -31,12 +32,11 @@ export function keepCommand(): Command {
     .addOption(stateOption())
     .addHelpText('after', '\nExamples:\n  walkeep keep production-postgres before-migration\n')
     .action(async (cluster: string, backup: string, flags: KeepFlags) => {
-      await withBackup(cluster, backup, flags, async (repository, { backupId, tombstone }, signal) => {
+      await withBackup(cluster, backup, flags, async (repository, { backupId }, signal) => {
         const keep: Keep = flags.standalone ? 'standalone' : 'full';
-        if (tombstone?.deletingSince) throw tooLate(backupId);
+        await requireKeepable(repository, backupId, signal);
         await writeKeep(repository, backupId, keep, signal);
-        // A sweep that began meanwhile may not have seen it.
-        if (await isBeingDeleted(repository, backupId, signal)) throw tooLate(backupId);
+        await requireSpared(repository, backupId, signal);
         process.stdout.write(`backup ${backupId} is kept (${keep})\n`);
       });
     });
@@ -93,10 +93,4 @@ function requireOne(entries: readonly CatalogueEntry[], backup: string, { url }:
     );
   }
   return one;
-}
-
-function tooLate(backupId: string): BackupError {
-  return new BackupError('backup-unusable', `backup ${backupId} is being deleted already`, {
-    hint: 'look at what is left: walkeep get backups',
-  });
 }

@@ -5,7 +5,7 @@ import type { RecoveryTarget } from '../core/recovery.ts';
 import type { Verification } from '../core/verification.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { policyOf } from '../manifests/desire.ts';
-import { readBesides } from '../operations/declared.ts';
+import { readHeld } from '../operations/declared.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import type { VerifyRequest } from '../operations/verify-backup.ts';
 import { defaultVerificationRules, verifyCluster } from '../operations/verify-cluster.ts';
@@ -49,7 +49,7 @@ export async function verifyHere(host: Host, flags: VerifyFlags, cluster: string
   const rules = await rulesOf(host, flags, cluster);
   const { limits } = policyOf({
     cluster: manifest,
-    ...(await readBesides(host.state, flags.namespace, cluster)),
+    ...(await readHeld(host.state, flags.namespace, cluster)),
   });
   const seed = randomUUID();
   const time = new Date().toISOString().replaceAll(/[-:]/g, '').slice(0, 15);

@@ -15,6 +15,10 @@ export interface HeldBackup {
   release(): Promise<void>;
 }
 
+/** For whoever needs a backup that is said to be deleted. */
+export const HOW_TO_SPARE =
+  'if it is still whole, as after a sweep that died, walkeep keep CLUSTER BACKUP makes it a backup again; walkeep sweep --dry-run says why it was to go';
+
 const RENEW_EVERY_MS = 6 * 3_600_000;
 const CALL_MS = 30_000;
 
@@ -71,6 +75,6 @@ export async function holdForRestore(
   if (!isGoing) return held;
   await held.release();
   throw new BackupError('backup-unusable', `backup ${backupId} is being deleted by a sweep`, {
-    hint: 'plan again: another backup leads there, too, or the sweep was wrong to let it go: walkeep sweep --dry-run says why',
+    hint: `plan again: another backup leads there, too; ${HOW_TO_SPARE}`,
   });
 }

@@ -1,8 +1,7 @@
-import { BackupError } from '../core/errors.ts';
 import { listHolds, placeHold, releaseHold } from '../repository/holds.ts';
 import { readKeep, releaseKeep, writeKeep } from '../repository/keeps.ts';
 import type { Repository } from '../repository/repository.ts';
-import { isBeingDeleted } from '../repository/tombstones.ts';
+import { requireKeepable, requireSpared } from './spare-backup.ts';
 
 /** What `walkeep.io/hold` on a Backup asks for. */
 export interface AnnotatedHold {
@@ -15,7 +14,8 @@ export interface AnnotatedHold {
  * Makes the annotation true in the repository: a hold that every walkeep heeds, and barman's keep, which stock tools
  * heed. Taken back, it leaves a keep that somebody else had put there before. Doing it twice changes nothing.
  *
- * @throws BackupError `backup-unusable` when a sweep is deleting the backup already
+ * @throws BackupError `backup-unusable` when the backup is gone, or a sweep has begun to delete its data; `lease-held`
+ *   (to be tried again) while a sweep that said so may still spare it
  */
 export async function setAnnotatedHold(
   r: Repository,
@@ -31,6 +31,7 @@ export async function setAnnotatedHold(
     await releaseHold(r, hold, signal);
     return;
   }
+  await requireKeepable(r, backupId, signal);
   const text = reason.trim() === '' ? 'walkeep.io/hold' : reason.slice(0, 500);
   await placeHold(r, { id: hold, kind: 'manual', backupId, reason: text }, signal);
   if ((await readKeep(r, backupId, signal)) === undefined) {
@@ -38,10 +39,5 @@ export async function setAnnotatedHold(
     await placeHold(r, { id: keepIsOurs, kind: 'manual', backupId, reason: `${text} (its keep)` }, signal);
     await writeKeep(r, backupId, 'full', signal);
   }
-  // A sweep that began meanwhile may not have seen it.
-  if (await isBeingDeleted(r, backupId, signal)) {
-    throw new BackupError('backup-unusable', `backup ${backupId} is being deleted already`, {
-      hint: 'the hold came too late; look at what is left: walkeep get backups',
-    });
-  }
+  await requireSpared(r, backupId, signal);
 }

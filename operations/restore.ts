@@ -8,6 +8,7 @@ import type { BackupInfo } from '../repository/backup-info.ts';
 import type { Repository } from '../repository/repository.ts';
 import { isBeingDeleted } from '../repository/tombstones.ts';
 import type { StoreConfig } from '../stores/store-config.ts';
+import { HOW_TO_SPARE } from './hold-backup.ts';
 import type { RepositoryReference } from './recovery-file.ts';
 import { finishRestore } from './restore-finish.ts';
 import { unpackParts } from './restore-pool.ts';
@@ -144,6 +145,8 @@ export async function restore(
   };
 }
 
+const BEING_DELETED = 'a sweep is deleting it';
+
 async function restorable(
   repository: Repository,
   backupId: string,
@@ -161,10 +164,12 @@ async function restorable(
         : info.snapshots
           ? 'it consists of volume snapshots'
           : (await isBeingDeleted(repository, backupId, signal))
-            ? 'a sweep is deleting it'
+            ? BEING_DELETED
             : undefined;
   if (why !== undefined)
-    throw new BackupError('backup-unusable', `backup ${backupId} can't be restored: ${why}`);
+    throw new BackupError('backup-unusable', `backup ${backupId} can't be restored: ${why}`, {
+      ...(why === BEING_DELETED && { hint: HOW_TO_SPARE }),
+    });
   return info;
 }
 

@@ -14,7 +14,7 @@ import { deletesWal } from './sweep-wal.ts';
 export type { SweepOptions, SweepProgress } from './sweep-options.ts';
 
 /** What the lease is on: one sweep a repository, from whatever host (F1). */
-const LEASE = 'sweep';
+export const SWEEP_LEASE = 'sweep';
 /** What can't be understood of a repository forbids to delete; what can't be reached is tried again. */
 const UNREADABLE = ['format-invalid', 'object-damaged'] as const;
 
@@ -73,15 +73,16 @@ function changesAnything(plan: RetentionPlan): boolean {
  */
 export async function sweep(r: Repository, rules: SweepRules, options: SweepOptions): Promise<SweepReport> {
   const { signal, holder } = options;
-  const lease = await takeLease(r, LEASE, { signal, holder, ...options.lease });
+  const lease = await takeLease(r, SWEEP_LEASE, { signal, holder, ...options.lease });
   const run = new SweepRun(r, rules, lease, options);
   try {
     return await run.toEnd();
   } catch (error) {
     if (!isBackupError(error, ...UNREADABLE)) throw error;
     const refused = refusedReport(false, new Date((options.now ?? Date.now)()), messageOf(error));
+    const warnings = await run.takeBackUntouched();
     // Something became unreadable on the way: what was deleted before is said all the same.
-    return { ...refused, counts: { ...refused.counts, ...run.deleted } };
+    return { ...refused, warnings, counts: { ...refused.counts, ...run.deleted } };
   } finally {
     await lease.release();
   }

@@ -1,6 +1,6 @@
 import type { ClusterPorts, ClusterReference, InstanceFacts } from '../activities/cluster.ts';
 import { BackupError } from '../core/errors.ts';
-import { readBesides, readHeld, storeBesides } from '../operations/declared.ts';
+import { readHeld, storeBesides } from '../operations/declared.ts';
 import type { StateDirectory } from '../operations/state-directory.ts';
 import type { Log } from './log.ts';
 import { paceFrom } from './pace.ts';
@@ -18,7 +18,6 @@ export interface ClusterPortsParts {
 export function createClusterPorts({ own, environment, state, facts, log }: ClusterPortsParts): ClusterPorts {
   return {
     readManifest: ({ namespace, cluster }) => state.clusters.read(namespace, cluster),
-    readBesides: ({ namespace, cluster }) => readBesides(state, namespace, cluster),
     readHeld: ({ namespace, cluster }) => readHeld(state, namespace, cluster),
     async writeManifest({ manifest, revision, besides, ...reference }) {
       requireOwn(reference, own);

@@ -46,12 +46,41 @@ export function awaitedHold(state: KeeperState): string | undefined {
 export function noteHold(state: KeeperState, name: string, reason: string | null): KeeperState {
   const ended = state.ended.map((one) => (one.name === name ? { ...one, held: reason ?? '' } : one));
   if (state.agenda === undefined) return { ...state, ended };
-  const { holdProblem: _solved, ...agenda } = state.agenda;
+  const { holdProblem: _solved, holdFailures: _before, ...agenda } = state.agenda;
   return { ...state, ended, agenda };
 }
 
-/** A hold that came too late: trying again would not help, and waiting for it would keep sweeps waiting for ever. */
+/**
+ * A hold that came too late: trying again would not help, and waiting for it would keep sweeps waiting for ever. What of
+ * it was placed all the same is not known, so that it is taken back with the annotation.
+ */
 export function giveUpHold(state: KeeperState, name: string, why: string): KeeperState {
   const holdProblem = cutText(why, LIMITS.textBytes);
-  return { ...state, ended: state.ended.map((one) => (one.name === name ? { ...one, holdProblem } : one)) };
+  const ended = state.ended.map((one): EndedBackup => {
+    if (one.name !== name) return one;
+    const { held: _unknown, ...rest } = one;
+    return { ...rest, holdProblem };
+  });
+  return { ...state, ended };
+}
+
+/** As many Backups may wait or run, or have a hold that is not made true yet: none of these is ever forgotten. */
+const MOST_OPEN = LIMITS.waiting + LIMITS.ended;
+
+/**
+ * Why no further Backup, or annotation of an ended one, can be remembered until it is made true; a whole phrase.
+ * `undefined`: there is room.
+ */
+export function noRoomForHold(state: Pick<KeeperState, 'backups' | 'ended'>): string | undefined {
+  const open = unmadeHolds(state).length;
+  if (state.backups.length + open < MOST_OPEN) return undefined;
+  return `the holds (walkeep.io/hold) of ${open} Backups are not made true in the repository yet, and ${state.backups.length} Backups wait: no more can be remembered until they are`;
+}
+
+/** The newest ones that ended. One whose hold is not made yet is not forgotten: it could be deleted then. */
+export function newestEnded(ended: readonly EndedBackup[]): EndedBackup[] {
+  const open = new Set(unmadeHolds({ ended }).map(({ name }) => name));
+  const newest = new Set(ended.slice(-LIMITS.ended));
+  const isLeft = (one: EndedBackup) => newest.has(one) || open.has(one.name);
+  return ended.filter(isLeft).slice(-(MOST_OPEN + LIMITS.ended));
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { applyCommand } from '../../cli/apply.ts';
-import { clusterWorkflowId, desireQuery } from '../../workflows/interface.ts';
+import { backupWorkflowId, clusterWorkflowId, desireQuery } from '../../workflows/interface.ts';
 import { makeTempDir } from '../support/temp.ts';
 import { eventually, newWorld, startInstance, startTemporal } from '../workflows/fake-cluster.ts';
 
@@ -38,7 +38,7 @@ metadata: {name: keys}
 stringData: {a: b}
 `;
 
-it('one document that a keeper refuses, and none of the files is applied; a dry run says the same', async () => {
+it('D1: one document that a keeper refuses, or a hold that nobody would place, and none of the files is applied; a dry run says the same', async () => {
   const instance = await startInstance({ connection: temporal.nativeConnection }, newWorld(), {
     cluster: 'strict',
     instance: 'strict-1',
@@ -66,6 +66,18 @@ it('one document that a keeper refuses, and none of the files is applied; a dry 
     await keeperOf('strict').terminate();
     // what an ended keeper knew binds nobody
     await apply(CLUSTER('strict') + BACKUP('prefer-standby'), '--dry-run');
+
+    // Nobody would place it.
+    const held = BACKUP('primary').replace('{name: b}', "{name: held, annotations: {walkeep.io/hold: ''}}");
+    for (const more of [['--dry-run'], []]) {
+      await expect(apply(SECRET + held, ...more), more.join()).rejects.toMatchObject({
+        code: 'manifest-invalid',
+        message: expect.stringMatching(/"held".*no keeper of default\/strict runs/),
+      });
+    }
+    expect(existsSync(join(state, 'secrets'))).toBe(false);
+    const run = temporal.client.workflow.getHandle(backupWorkflowId('default', 'held'));
+    await expect(run.describe()).rejects.toMatchObject({ name: 'WorkflowNotFoundError' });
   } finally {
     await keeperOf('strict')
       .terminate()

@@ -6,6 +6,7 @@ import { removeCluster } from '../../cli/delete-cluster.ts';
 import { deleteCommand } from '../../cli/delete.ts';
 import { withHost } from '../../cli/host.ts';
 import { backupPolicySchema, WALKEEP_API } from '../../manifests/backup-policy.ts';
+import { clusterSchema } from '../../manifests/cluster.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
 import { openStateDirectory } from '../../operations/state-directory.ts';
 import { createScheduleService } from '../../workers/schedule-ports.ts';
@@ -162,12 +163,19 @@ describe('walkeep delete cluster', { timeout: 90_000 }, () => {
     expect(await exists('ending-unknown')).toBe(false);
     expect(await exists('another-s')).toBe(true);
     expect(await exists('ending-foreign')).toBe(true);
+    expect((await sweep.describe()).status.name).toBe('CANCELLED');
+    expect(said.join('')).toMatch(/ended with it: .*a sweep that ran/);
     await expect(sweep.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
   });
 
   it('with no worker says that the keeper has not ended; Schedules are gone all the same, and it ends with the next worker', async () => {
     const keeper = await startKeeper('stuck');
     await makeSchedule('stuck-s', 'stuck');
+    const sweep = await temporal.client.workflow.start(WORKFLOW.retentionSweep, {
+      workflowId: sweepWorkflowId('default', 'stuck'),
+      taskQueue: WORKFLOW_QUEUE,
+      args: [{ cluster: 'stuck' }],
+    });
     await eventually('it is listed', isListed('stuck-s'));
     const waitMs = 5_000;
     let waits = true;
@@ -183,6 +191,8 @@ describe('walkeep delete cluster', { timeout: 90_000 }, () => {
     });
     expect(said.join('')).not.toContain('stuck deleted');
     expect(said.join('')).toContain('the Schedule scheduledbackup/default/stuck-s');
+    expect(said.join('')).not.toContain('a sweep that ran');
+    expect(said.join('')).toContain(`${sweep.workflowId} was told to end and has not yet`);
     expect(await exists('stuck-s')).toBe(false);
     await startWorkers('stuck');
     await eventually('the keeper ended', async () => (await keeper.describe()).status.name === 'CANCELLED');
@@ -274,7 +284,7 @@ describe('walkeep delete backuppolicy', { timeout: 90_000 }, () => {
     expect(said.join('')).toContain('30d of windowed');
   });
 
-  it('changes nothing while a keeper does not answer, and nothing by a file that can’t be read', async () => {
+  it('changes nothing while a keeper does not answer', async () => {
     const keeper = await startKeeper('silent');
     const shelf = openStateDirectory(state).backupPolicies;
     await shelf.save(policy('unheard', 'silent'));
@@ -284,8 +294,29 @@ describe('walkeep delete backuppolicy', { timeout: 90_000 }, () => {
     });
     expect(await shelf.read('default', 'unheard')).toBeDefined();
     await keeper.terminate();
-    writeFileSync(join(state, 'backup-policies/default/unheard.json'), '{"half');
-    await expect(remove('backuppolicy', 'unheard')).rejects.toMatchObject({ code: 'config-invalid' });
+  });
+
+  it('D3: a file that can’t be read is removed by its name, when nothing is decided without it or that was said', async () => {
+    await startWorkers('goes');
+    await startKeeper('goes', { policy: policy('torn', 'goes') });
+    const here = openStateDirectory(state);
+    await here.clusters.save(clusterSchema.parse(clusterManifest('goes')));
+    await here.clusters.save(clusterSchema.parse(clusterManifest('ended', WINDOW)));
+    await here.backupPolicies.save(policy('torn', 'ended'));
+    writeFileSync(join(state, 'backup-policies/default/torn.json'), '{"half');
+    const isThere = async () => (await here.backupPolicies.list('default')).length === 1;
+
+    await expect(remove('backuppolicy', 'torn')).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringContaining('30d of ended'),
+    });
+    expect([await policyOf('goes'), await isThere()]).toEqual(['torn', true]);
+    // Of one cluster alone: it may name others.
+    await remove('backuppolicy', 'torn', '--cluster', 'goes');
+    expect([await policyOf('goes'), await isThere()]).toEqual([undefined, true]);
+    await remove('backuppolicy', 'torn', '--yes');
+    expect(await isThere()).toBe(false);
+    expect(said.join('')).toContain('which clusters it was for is not known');
   });
 });
 
