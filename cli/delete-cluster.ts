@@ -15,7 +15,7 @@ const POLL_MS = 500;
  * Ends the keeper of a cluster and takes away what would go on without it: Temporal's Schedules, and a sweep that runs.
  * Archiving is PostgreSQL's and goes on; what is stored stays.
  *
- * @param waitMs how long the keeper is given to end
+ * @param waitMs how long the keeper and a sweep are given to end
  * @throws BackupError `cluster-unknown` when there is nothing to end; `worker-missing` when the keeper has not ended yet
  */
 export async function removeCluster(
@@ -27,8 +27,11 @@ export async function removeCluster(
   const temporal = await host.temporal();
   const cluster = { namespace, cluster: name };
   const gone = new Set<string>();
+  const until = Date.now() + waitMs;
+  const sweepId = sweepWorkflowId(namespace, name);
+  let sweep: Run | undefined;
   const takeAway = async () => {
-    if (await cancelSweep(temporal, sweepWorkflowId(namespace, name))) gone.add('a sweep that ran');
+    sweep = (await cancelSweep(temporal, sweepId)) ?? sweep;
     for (const id of await deleteSchedules(host, temporal, cluster)) gone.add(`the Schedule ${id}`);
   };
   const workflowId = clusterWorkflowId(namespace, name);
@@ -38,21 +41,31 @@ export async function removeCluster(
     // Before it has ended: with no worker it does not end, and these would wait for one.
     await takeAway().catch(() => undefined);
   }
-  const ended = !keeper || (await waitForEnd(temporal, workflowId, keeper, waitMs));
+  const ended = !keeper || (await waitForEnd(temporal, workflowId, keeper, until));
   // And after it: until its end it may have begun a sweep, or have made a Schedule.
   await takeAway();
-  if (!keeper && gone.size === 0) {
+  if (!keeper && gone.size === 0 && !sweep) {
     throw new BackupError(
       'cluster-unknown',
       `no keeper of ${namespace}/${name} runs, and Temporal has no Schedule of it: nothing was changed`,
       { hint: `walkeep get clusters -n ${namespace} lists what there is` },
     );
   }
+  let goesOn = false;
+  if (sweep) {
+    // What it deletes at this very moment it still deletes: it has ended when its lease is released.
+    goesOn = !(await waitForEnd(temporal, sweepId, sweep, until));
+    if (!goesOn) gone.add('a sweep that ran');
+  }
   if (gone.size > 0) note(`walkeep: ended with it: ${[...gone].join(', ')}`);
+  if (goesOn)
+    note(
+      `walkeep: ${sweepId} was told to end and has not yet: until then it may delete what it has begun with`,
+    );
   if (!ended) throw notEnded(workflowId, waitMs);
   process.stdout.write(`${RESOURCE.Cluster}/${name} deleted\n`);
   note(
-    `walkeep: no more backups of ${name} are begun and none is deleted. WAL is archived as long as PostgreSQL's ` +
+    `walkeep: no more backups of ${name} are begun${goesOn ? '' : ' and none is deleted'}. WAL is archived as long as PostgreSQL's ` +
       'archive_command asks for it; all that is in the repository stays and can be restored',
   );
   return EXIT.ok;
@@ -93,18 +106,21 @@ function runningIn({ status, runId, raw }: WorkflowExecutionDescription): Run | 
   return { runId, firstRunId: raw.workflowExecutionInfo?.firstRunId || runId };
 }
 
-/** @returns whether it ended; one that was applied anew meanwhile is another one, and is left alone */
+/**
+ * @param until in ms since 1970
+ * @returns whether it ended; one that was applied anew meanwhile is another one, and is left alone
+ */
 async function waitForEnd(
   temporal: TemporalClient,
   workflowId: string,
-  keeper: Run,
-  waitMs: number,
+  told: Run,
+  until: number,
 ): Promise<boolean> {
-  let { runId } = keeper;
+  let { runId } = told;
   try {
-    for (const until = Date.now() + waitMs; ; await delay(POLL_MS)) {
+    for (; ; await delay(POLL_MS)) {
       const now = await findRunning(temporal, workflowId);
-      if (now?.firstRunId !== keeper.firstRunId) return true;
+      if (now?.firstRunId !== told.firstRunId) return true;
       if (now.runId !== runId) await cancelRun(temporal, workflowId);
       runId = now.runId;
       if (Date.now() >= until) return false;
@@ -121,10 +137,11 @@ async function waitForEnd(
 
 // ---- what would go on without it -----------------------------------------------------------------------------------
 
-async function cancelSweep(temporal: TemporalClient, workflowId: string): Promise<boolean> {
-  if (!(await findRunning(temporal, workflowId))) return false;
-  await cancelRun(temporal, workflowId);
-  return true;
+/** @returns the one that ran and was told to end */
+async function cancelSweep(temporal: TemporalClient, workflowId: string): Promise<Run | undefined> {
+  const running = await findRunning(temporal, workflowId);
+  if (running) await cancelRun(temporal, workflowId);
+  return running;
 }
 
 /** @returns their ids. Those of others, whatever their names are, stay as they are. */

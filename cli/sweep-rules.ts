@@ -1,11 +1,11 @@
 import { BackupError } from '../core/errors.ts';
-import { fingerprint } from '../core/fingerprint.ts';
-import { policyOf, type Desire } from '../manifests/desire.ts';
 import { readBesides } from '../operations/declared.ts';
-import { sweepRules, type SweepRules } from '../operations/gather-retention.ts';
+import { DeclarationWatch, type DeclaredRules } from '../operations/sweep-declared.ts';
 import { requireCluster } from '../operations/state-directory.ts';
 import type { Host } from './host.ts';
 import { askKeeper, type KeeperAnswer } from './keeper-answer.ts';
+
+export { rulesOf } from '../operations/sweep-declared.ts';
 
 export interface Asked {
   readonly namespace: string;
@@ -14,9 +14,11 @@ export interface Asked {
 
 /** What is declared about a cluster, and who says so. */
 export interface Declared {
-  readonly desire: Pick<Desire, 'cluster' | 'policy'>;
+  readonly desire: DeclaredRules;
   readonly doubt?: string;
   readonly keeper: KeeperAnswer['keeper'];
+  /** Where its keeper says so: holds what it says later against it. */
+  readonly watch?: DeclarationWatch;
   /** For people: why it may be out of date. */
   readonly caution?: string;
 }
@@ -36,9 +38,15 @@ export async function findDeclared(host: Host, asked: Asked): Promise<Declared> 
  * The same for a deletion, for which the files of this host are not good enough: they may be old. Only where nobody can
  * know better do they count, and then only when that was asked for.
  *
+ * @param now in ms, from any beginning: how long a keeper has been silent
  * @throws BackupError when it is not known what may be deleted; nothing was
  */
-export async function requireDeclared(host: Host, asked: Asked, local: boolean): Promise<Declared> {
+export async function requireDeclared(
+  host: Host,
+  asked: Asked,
+  local: boolean,
+  now?: () => number,
+): Promise<Declared> {
   const answer = await askKeeper(host, asked.namespace, asked.cluster);
   const { keeper } = answer;
   if (keeper === 'silent') {
@@ -61,14 +69,20 @@ export async function requireDeclared(host: Host, asked: Asked, local: boolean):
       { hint: 'start Temporal or set TEMPORAL_ADDRESS; or add --local to delete by the files of this host' },
     );
   }
-  return declaredBy(answer, host, asked);
+  return declaredBy(answer, host, asked, now);
 }
 
-async function declaredBy(answer: KeeperAnswer, host: Host, asked: Asked): Promise<Declared> {
+async function declaredBy(
+  answer: KeeperAnswer,
+  host: Host,
+  asked: Asked,
+  now?: () => number,
+): Promise<Declared> {
   const { namespace, cluster } = asked;
   if (answer.keeper === 'answers') {
     const { doubt, ...desire } = answer.desire;
-    return { desire, keeper: 'answers', ...(doubt !== undefined && { doubt }) };
+    const watch = new DeclarationWatch(desire, now);
+    return { desire, keeper: 'answers', watch, ...(doubt !== undefined && { doubt }) };
   }
   const { manifest } = await requireCluster(host.state, namespace, cluster);
   const { policy } = await readBesides(host.state, namespace, cluster);
@@ -80,36 +94,24 @@ async function declaredBy(answer: KeeperAnswer, host: Host, asked: Asked): Promi
   };
 }
 
-/** What decides by it. */
-export function rulesOf({ desire, doubt }: Declared): SweepRules {
-  return {
-    ...sweepRules(desire.cluster, policyOf(desire), desire.policy !== undefined),
-    ...(doubt !== undefined && { doubt }),
-  };
-}
-
 /**
- * Why what a sweep began with does not hold any more. Whoever can't be reached in the middle of it tells nothing new.
+ * Why what a sweep began with does not hold any more. A keeper that can't be reached in the middle of it tells nothing
+ * new, for some minutes.
  *
  * @returns a whole phrase; `undefined`: go on
  */
-export async function whatChanged(host: Host, asked: Asked, before: Declared): Promise<string | undefined> {
+export async function whatChanged(
+  host: Host,
+  asked: Asked,
+  { watch }: Pick<Declared, 'watch'>,
+): Promise<string | undefined> {
   const answer = await askKeeper(host, asked.namespace, asked.cluster);
   const { keeper } = answer;
-  if (before.keeper !== 'answers') {
+  if (watch === undefined) {
     return keeper === 'answers' || keeper === 'silent'
       ? 'the cluster has a keeper again, and its rules count; sweep again'
       : undefined;
   }
-  if (keeper === 'none') return 'the Cluster was deleted meanwhile';
-  if (keeper !== 'answers') return undefined;
-  if (answer.desire.doubt !== undefined) return answer.desire.doubt;
-  return printOf(answer.desire) === printOf(before.desire)
-    ? undefined
-    : 'what is declared has changed meanwhile; the next sweep goes by it';
-}
-
-/** Of all that decides what stays. */
-function printOf({ cluster, policy }: Pick<Desire, 'cluster' | 'policy'>): string {
-  return fingerprint({ cluster, policy });
+  if (keeper === 'answers') return watch.whatChanged(answer.desire);
+  return watch.whatChanged(keeper === 'none' ? 'gone' : 'silent');
 }

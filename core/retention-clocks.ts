@@ -62,27 +62,55 @@ export function compareClocks(facts: RetentionFacts): ClockFindings {
       `the clock of this host (${textOf(now)}) and that of the store (${textOf(storeNow)}) differ by ${formatDuration(Math.abs(now - storeNow))}`,
     );
   }
+  const blamed: { readonly backupId: string; readonly why: string }[] = [];
   const blame = (backup: RetentionBackup, why: string) => {
-    if (backup.keep === undefined) {
-      doubts.push(`backup ${backup.backupId}: ${why} (delete it by hand, or put a keep on it)`);
-    } else suspect.set(backup.backupId, why);
+    if (backup.keep === undefined) blamed.push({ backupId: backup.backupId, why });
+    else suspect.set(backup.backupId, why);
   };
+  let isAhead = false;
   for (const backup of facts.backups) {
-    const why = contradictionIn(backup, Math.max(now, storeNow ?? now));
-    if (why !== undefined) blame(backup, why);
+    const found = contradictionIn(backup, Math.max(now, storeNow ?? now));
+    if (found === undefined) continue;
+    // One with a keep on it was looked at by somebody: it stops nothing.
+    if (found.isAhead && backup.keep === undefined) isAhead = true;
+    blame(backup, found.why);
   }
+  const concerned = new Set(blamed.map(({ backupId }) => backupId));
   for (const [backup, earlier] of disorder(facts.backups.filter(({ backupId }) => !suspect.has(backupId)))) {
-    const [blamed, other] =
+    const [first, other] =
       backup.keep === undefined && earlier.keep !== undefined ? [earlier, backup] : [backup, earlier];
+    // Which of the two is wrong is not known.
+    concerned.add(first.backupId).add(other.backupId);
     blame(
-      blamed,
-      `by its times it ended ${blamed === backup ? 'before' : 'after'} backup ${other.backupId}, by the order of the WAL it is the other way round`,
+      first,
+      `by its times it ended ${first === backup ? 'before' : 'after'} backup ${other.backupId}, by the order of the WAL it is the other way round`,
     );
   }
+  if (isAhead && storeNow === undefined) {
+    doubts.push(
+      `this host's clock (${textOf(now)}) may be behind: look at it before anything else, a clock that is makes good backups seem to be of the future`,
+    );
+  }
+  const advice = adviceOn(concerned.size, doubts.length > 0 || storeNow === undefined);
+  doubts.push(...blamed.map(({ backupId, why }) => `backup ${backupId}: ${why}${advice}`));
   return { doubts, suspect, warnings: copied(facts.backups) };
 }
 
-function contradictionIn(backup: RetentionBackup, now: number): string | undefined {
+/** Nobody is told to delete a backup that may be good: it takes one alone, and a clock that nothing speaks against. */
+function adviceOn(count: number, isClockInDoubt: boolean): string {
+  if (isClockInDoubt) return '';
+  return count === 1
+    ? ' (delete it by hand, or put a keep on it)'
+    : ' (compare the clocks of the hosts first, and delete none by hand; with a keep on it, it is not counted)';
+}
+
+interface Contradiction {
+  readonly why: string;
+  /** Whether it is a time that has not come yet, by the clocks there are. */
+  readonly isAhead?: boolean;
+}
+
+function contradictionIn(backup: RetentionBackup, now: number): Contradiction | undefined {
   const zone = backup.hasTimesWithoutZone === true ? ZONE_TOLERANCE_MS : 0;
   const { beginTime, endTime, storedAt } = backup;
   for (const [what, time, tolerance] of [
@@ -91,21 +119,25 @@ function contradictionIn(backup: RetentionBackup, now: number): string | undefin
     ['was stored', storedAt, 0],
   ] as const) {
     if (time !== undefined && !(time.getTime() <= now + CLOCK_TOLERANCE_MS + tolerance))
-      return `it ${what} in the future, at ${textOf(time.getTime())}`;
+      return { why: `it ${what} in the future, at ${textOf(time.getTime())}`, isAhead: true };
   }
   if (
     beginTime !== undefined &&
     endTime !== undefined &&
     beginTime.getTime() > endTime.getTime() + RECORD_TOLERANCE_MS
   ) {
-    return `it began at ${textOf(beginTime.getTime())}, and ended before that, at ${textOf(endTime.getTime())}`;
+    return {
+      why: `it began at ${textOf(beginTime.getTime())}, and ended before that, at ${textOf(endTime.getTime())}`,
+    };
   }
   if (
     endTime !== undefined &&
     storedAt !== undefined &&
     endTime.getTime() > storedAt.getTime() + RECORD_TOLERANCE_MS + zone
   ) {
-    return `it ended at ${textOf(endTime.getTime())}, and was stored before that, at ${textOf(storedAt.getTime())}`;
+    return {
+      why: `it ended at ${textOf(endTime.getTime())}, and was stored before that, at ${textOf(storedAt.getTime())}`,
+    };
   }
   return undefined;
 }

@@ -1,4 +1,4 @@
-import { BackupError, isBackupError } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { formatDuration } from '../core/duration.ts';
 import { failpoint } from '../core/failpoint.ts';
 import { inspectBackup } from '../repository/catalogue.ts';
@@ -8,7 +8,7 @@ import { ownKey } from '../repository/layout.ts';
 import type { Lease } from '../repository/lease.ts';
 import type { Repository } from '../repository/repository.ts';
 import { utf8 } from '../repository/small-object.ts';
-import { readMark, stopDeletion } from '../repository/tombstones.ts';
+import { listTombstones, readMark, stopDeletion } from '../repository/tombstones.ts';
 import { isFirstPart } from './sweep-backup.ts';
 import { KEYS_AT_ONCE } from './sweep-wal.ts';
 
@@ -138,6 +138,45 @@ export async function spareWhole(
       // What went wrong before is told, not what went wrong with this.
     }
   }
+}
+
+/**
+ * Takes back what a sweep that died has said to be deleting and did not touch: while sweeps are refused nobody finishes
+ * it, and nobody could restore it. Their marks stay, and nothing is lost by it. Best effort; a key that may not delete
+ * is no news.
+ *
+ * @returns what was taken back or could not be, as warnings
+ * @throws BackupError `lease-lost`: whoever has the lease may be deleting these very backups
+ */
+export async function takeBackUntouched(
+  r: Repository,
+  lease: Pick<Lease, 'check' | 'lost'>,
+  sweepSignal: AbortSignal,
+): Promise<string[]> {
+  const warnings: string[] = [];
+  const signal = AbortSignal.any([AbortSignal.timeout(SPARE_MS), sweepSignal, lease.lost]);
+  try {
+    for (const { backupId, deletingSince } of (await listTombstones(r, signal)).values()) {
+      if (deletingSince === undefined) continue;
+      await lease.check(signal);
+      if (!(await hasItsFirstPart(r, backupId, signal))) continue;
+      await stopDeletion(r, backupId, signal);
+      warnings.push(`${backupId} was about to be deleted, and is whole: it can be restored again`);
+    }
+  } catch (error) {
+    sweepSignal.throwIfAborted();
+    lease.lost.throwIfAborted();
+    warnings.push(
+      `what is whole of the backups that are said to be deleted could not be made restorable again: ${messageOf(error)}`,
+    );
+  }
+  return warnings;
+}
+
+/** Asked for by its name: a listing may still show what has just been deleted. */
+async function hasItsFirstPart(r: Repository, backupId: string, signal: AbortSignal): Promise<boolean> {
+  const first = (await inspectBackup(r, backupId, signal)).parts.find(isFirstPart);
+  return first !== undefined && (await r.store.head(first.key, { signal })) !== undefined;
 }
 
 function stillThere(r: Repository, key: string): BackupError {

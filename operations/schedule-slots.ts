@@ -11,6 +11,7 @@ import {
 } from '../core/slots.ts';
 import type { ScheduledBackupManifest } from '../manifests/scheduled-backup.ts';
 import { scheduleOf } from '../manifests/schedule.ts';
+import { concludeLost } from './lost-backup.ts';
 import { concurrently } from '../repository/concurrently.ts';
 import { readOutcome } from '../repository/outcome.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -77,6 +78,8 @@ export async function considerSlot(
   const write = (judgement: SlotJudgement) =>
     writeSlot(r, { ...recordOf(series, slot, now, judgement) }, signal, key);
   if (key === 'immediate') return { record: await write({ outcome: 'ran', backupName }), missed: [] };
+  const lost = await concludeLost(r, question, signal);
+  if (lost) return lost;
 
   const times = schedule && (await timesOf(r, schedule, signal));
   const next = times && nextSlot(times, slot);

@@ -6,7 +6,14 @@ import type { Repository } from '../repository/repository.ts';
 import { storeTime } from '../repository/store-time.ts';
 import { beginDeletion, stopDeletion, takeBackTombstone } from '../repository/tombstones.ts';
 import { unlessAborted } from '../streams/abortable.ts';
-import { deleteData, requireMayDelete, spareWhole, whyNotNow, type Reprieve } from './delete-backup.ts';
+import {
+  deleteData,
+  requireMayDelete,
+  spareWhole,
+  takeBackUntouched,
+  whyNotNow,
+  type Reprieve,
+} from './delete-backup.ts';
 import { hasRules, youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
 import { deleteRecords, findLeftovers, removeLeftovers } from './sweep-leftovers.ts';
 import { lookAgain, lookAround, type Look } from './sweep-look.ts';
@@ -61,7 +68,10 @@ export class SweepRun {
     this.#clocks = { now, storeNow: (await storeTime(this.#r, this.#signal)).getTime() };
     const look = await lookAround(this.#r, this.#rules, this.#clocks, this.#signal);
     this.#look = look;
-    if (look.plan.refused !== undefined) return this.#conclude(look, []);
+    if (look.plan.refused !== undefined) {
+      await this.takeBackUntouched();
+      return this.#conclude(look, []);
+    }
     this.#report('marking');
     const { marked, warnings } = await placeMarks(this.#r, look, {
       lease: this.#lease,
@@ -73,7 +83,14 @@ export class SweepRun {
     this.#warnings.push(...warnings);
     const deleted = await this.#deleteBackups();
     const leftovers = deleted === undefined ? [] : await this.#cleanUp();
+    if (this.#stopped !== undefined) await this.takeBackUntouched();
     return this.#conclude(look, leftovers);
+  }
+
+  /** For whatever ends before it has seen to what an earlier sweep said. @throws BackupError `lease-lost` */
+  async takeBackUntouched(): Promise<readonly string[]> {
+    this.#warnings.push(...(await takeBackUntouched(this.#r, this.#lease, this.#signal)));
+    return this.#warnings;
   }
 
   /**
@@ -104,6 +121,7 @@ export class SweepRun {
     if (deleted.length > 0 || this.#deletesWal()) await this.#lookAgain();
     if (this.#stopped !== undefined) return this.#stop();
     await this.#deleteWal(deleted);
+    if (this.#stopped !== undefined) return this.#stop();
     await this.#deleteRecords(deleted);
     return deleted;
   }
@@ -220,7 +238,7 @@ export class SweepRun {
     await deleteWal(this.#r, plan, {
       segmentSize: archive.segments.segmentSize,
       youngAfter: youngAfter(catalogue, { ...this.#rules, now: this.#clocks.storeNow ?? this.#clocks.now }),
-      mayGoOn: () => this.#lease.check(this.#signal),
+      mayGoOn: () => this.#mayGoOnWithWal(),
       onProgress: (wal) => {
         this.#done = {
           ...before,
@@ -230,7 +248,16 @@ export class SweepRun {
         this.#report('deleting-wal');
       },
       signal: this.#signal,
+    }).catch((error: unknown) => {
+      if (this.#stopped === undefined) throw error;
     });
+  }
+
+  /** There may be hours of it, without a look in between. */
+  async #mayGoOnWithWal(): Promise<void> {
+    this.#stopped = await this.#noLongerDeclared();
+    if (this.#stopped !== undefined) throw new Error(this.#stopped);
+    await this.#lease.check(this.#signal);
   }
 
   async #deleteRecords(deleted: readonly string[]): Promise<void> {

@@ -20,7 +20,7 @@ export interface Lease {
   /**
    * To be asked right before each step that can't be taken back.
    *
-   * @throws BackupError `lease-lost` when its epoch is not the newest that is listed, or it was not renewed in time
+   * @throws BackupError `lease-lost` when a later epoch was taken, its own is gone, or it was not renewed in time
    */
   check(signal: AbortSignal): Promise<void>;
   /** Lets the next one begin at once. Never throws: a lease that is not released runs out. */
@@ -137,11 +137,8 @@ class HeldLease implements Lease {
   async check(signal: AbortSignal): Promise<void> {
     this.#requireInTime();
     const newest = await newestEpoch(this.#repository, this.#what, signal);
-    // An older one on top means that ours is gone, or a listing that may not show what came after ours either.
-    if (newest?.epoch !== this.epoch) {
-      const isLater = newest !== undefined && newest.epoch > this.epoch;
-      this.#lose(isLater ? `epoch ${newest.epoch} was taken after ${this.epoch}` : 'its object is gone');
-    }
+    if (newest !== undefined && newest.epoch > this.epoch) this.#loseTo(newest.epoch);
+    if (newest?.epoch !== this.epoch) await this.#requireThere(signal);
     if (!this.isExclusive) {
       await requireOurs(this.#repository, this.#what, this.#record, signal).catch((error: unknown) => {
         if (isBackupError(error, 'lease-held')) this.#lose(error.message);
@@ -151,6 +148,16 @@ class HeldLease implements Lease {
     // The look itself may have taken long.
     this.#requireInTime();
     this.#lost.signal.throwIfAborted();
+  }
+
+  /** A listing that does not show ours may be late, and then not show what came after ours either: both are asked for. */
+  async #requireThere(signal: AbortSignal): Promise<void> {
+    const isThere = async (epoch: number) =>
+      (await this.#repository.store.head(leaseKey(this.#repository, this.#what, epoch), { signal })) !==
+      undefined;
+    // Ours last: whoever comes two after us takes it away, and leaves the one between.
+    if (await isThere(this.epoch + 1)) this.#loseTo(this.epoch + 1);
+    if (!(await isThere(this.epoch))) this.#lose('its object is gone');
   }
 
   async release(): Promise<void> {
@@ -186,6 +193,10 @@ class HeldLease implements Lease {
   #requireInTime(): void {
     const { ttlMs } = this.#record;
     if (elapsedMs(this.#renewedAt) >= ttlMs) this.#lose(`it was not renewed for ${ttlMs} ms`);
+  }
+
+  #loseTo(epoch: number): never {
+    this.#lose(`epoch ${epoch} was taken after ${this.epoch}`);
   }
 
   #lose(why: string): never {

@@ -1,13 +1,12 @@
 import { hostname } from 'node:os';
 import type { ClusterReference } from '../activities/cluster.ts';
 import type { RetentionSweepPorts, SweepInput } from '../activities/retention-sweep.ts';
-import { fingerprint } from '../core/fingerprint.ts';
-import { policyOf, type Desire } from '../manifests/desire.ts';
-import { sweepRules, type SweepRules } from '../operations/gather-retention.ts';
+import type { SweepRules } from '../operations/gather-retention.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import { openRepository, resolveClusterAccess } from '../operations/open-repository.ts';
 import { wasRotated } from '../operations/rotated-secret.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
+import { DeclarationWatch, rulesOf, type DeclaredRules, type Heard } from '../operations/sweep-declared.ts';
 import { planSweep, sweep } from '../operations/sweep.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { DesireAnswer } from '../workflows/interface.ts';
@@ -18,6 +17,8 @@ export interface SweepWorkerPorts {
   readonly askServer: () => Promise<void>;
   /** @returns what the cluster's keeper declares now; `undefined`: it has none @throws when a keeper does not answer */
   readonly askKeeper: (cluster: ClusterReference) => Promise<DesireAnswer | undefined>;
+  /** In ms, from any beginning: how long a keeper has been silent. */
+  readonly now?: () => number;
 }
 
 /**
@@ -29,6 +30,7 @@ export function createSweepPorts({
   jobs,
   askServer,
   askKeeper,
+  now,
 }: SweepWorkerPorts): RetentionSweepPorts {
   return {
     jobs,
@@ -41,12 +43,13 @@ export function createSweepPorts({
     },
     async perform(input, { signal, onProgress }) {
       const declared = await declaredFor(input, askKeeper);
+      const watch = new DeclarationWatch(declared.desire, now);
       return withRepository(declared, resolver, (repository, rules) =>
         sweep(repository, rules, {
           signal,
           onProgress,
           holder: `the run ${input.runId} of sweep/${input.namespace}/${input.cluster} on ${hostname()}`,
-          stillDeclared: async () => whatChanged(declared, await answerOf(askKeeper, input)),
+          stillDeclared: async () => watch.whatChanged(await answerOf(askKeeper, input)),
         }),
       );
     },
@@ -55,9 +58,8 @@ export function createSweepPorts({
 
 /** What is declared, and why nothing may be decided by it. */
 interface Declared {
-  readonly desire: Pick<Desire, 'cluster' | 'policy'>;
+  readonly desire: DeclaredRules;
   readonly doubt?: string;
-  readonly print?: string;
 }
 
 async function declaredFor(
@@ -65,7 +67,7 @@ async function declaredFor(
   askKeeper: SweepWorkerPorts['askKeeper'],
 ): Promise<Declared> {
   const answer = await askKeeper(reference);
-  if (answer) return { desire: answer, print: printOf(answer), ...doubtOf(answer) };
+  if (answer) return { desire: answer, ...doubtOf(answer) };
   const doubt = `the Cluster ${reference.namespace}/${reference.cluster} is not applied any more, so nobody declares what may be deleted`;
   return { desire: { cluster: manifest }, doubt };
 }
@@ -74,41 +76,24 @@ function doubtOf({ doubt }: DesireAnswer): Pick<Declared, 'doubt'> {
   return doubt === undefined ? {} : { doubt };
 }
 
-/** While it deletes, a keeper that does not answer is no news: what it said at the beginning was minutes ago. */
+/** While it deletes, a keeper that does not answer is no news for some minutes: it may be between two workers. */
 async function answerOf(
   askKeeper: SweepWorkerPorts['askKeeper'],
   reference: ClusterReference,
-): Promise<DesireAnswer | 'gone' | 'silent'> {
+): Promise<Heard> {
   return askKeeper(reference).then(
     (answer) => answer ?? 'gone',
     () => 'silent',
   );
 }
 
-function whatChanged(before: Declared, now: DesireAnswer | 'gone' | 'silent'): string | undefined {
-  if (now === 'silent') return undefined;
-  if (now === 'gone') return 'the Cluster was deleted meanwhile';
-  if (now.doubt !== undefined) return now.doubt;
-  return printOf(now) === before.print
-    ? undefined
-    : 'what is declared has changed meanwhile; the next sweep goes by it';
-}
-
-/** Of all that decides what stays. */
-function printOf({ cluster, policy }: Pick<Desire, 'cluster' | 'policy'>): string {
-  return fingerprint({ cluster, policy });
-}
-
 async function withRepository<Result>(
-  { desire, doubt }: Declared,
+  declared: Declared,
   resolver: SecretResolver,
   work: (repository: Repository, rules: SweepRules) => Promise<Result>,
 ): Promise<Result> {
-  const rules = {
-    ...sweepRules(desire.cluster, policyOf(desire), desire.policy !== undefined),
-    ...(doubt !== undefined && { doubt }),
-  };
-  const resolve = () => resolveClusterAccess(desire.cluster, resolver);
+  const rules = rulesOf(declared);
+  const resolve = () => resolveClusterAccess(declared.desire.cluster, resolver);
   for (;;) {
     const access = await resolve();
     const repository = openRepository(access);

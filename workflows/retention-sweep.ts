@@ -20,6 +20,8 @@ import { makeFindable } from './search-attributes.ts';
 import { sweepPage, type SweepPhase } from './sweep-page.ts';
 
 const WAIT_FOR_WORKER = '10 minutes';
+/** Each attempt is paid for, and a keeper or a store may be away for a day. */
+const RETRY = { initialInterval: '5 seconds', maximumInterval: '15 minutes' } as const;
 
 /**
  * Plans, shows the plan, and does it: marks what no rule keeps any more, and deletes what was marked a grace period ago
@@ -120,7 +122,7 @@ function planning(taskQueue: string, { pace }: ClusterFacts) {
     startToCloseTimeout: '1 hour',
     scheduleToCloseTimeout: '2 hours',
     heartbeatTimeout: pace.heartbeat * 1000,
-    retry: { initialInterval: '5 seconds', maximumInterval: '1 minute' },
+    retry: RETRY,
   });
 }
 
@@ -134,7 +136,7 @@ function deleting(taskQueue: string, { pace }: ClusterFacts, { counts }: SweepRe
     heartbeatTimeout: pace.heartbeat * 1000,
     // A cancelled sweep has ended when its lease is released.
     cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    retry: { initialInterval: '5 seconds', maximumInterval: '1 minute' },
+    retry: RETRY,
   });
 }
 

@@ -129,11 +129,16 @@ describe('what is declared may change while a sweep deletes', () => {
     ['the Cluster is deleted', ENDED, 'deleted meanwhile'],
     ['no answer, which is no news', SILENT, undefined],
     ['Temporal goes away, which is no news', FROZEN, undefined],
-  ] as const)('D3: by the keeper: %s', async ([, later, says]) => {
+    ['no answer for five minutes', SILENT, 'has not said for 5m', 300_000],
+    ['Temporal is away for five minutes', FROZEN, 'has not said for 5m', 300_000],
+    ['an answer after five minutes', {}, undefined, 300_000],
+  ] as const)('D3: by the keeper: %s', async ([, later, says, afterMs = 299_999]) => {
     let asking: Asking = {};
+    let clock = 0;
     const here = await host(() => asking);
-    const before = await requireDeclared(here, ASKED, true);
+    const before = await requireDeclared(here, ASKED, true, () => clock);
     asking = later;
+    clock = afterMs;
     const changed = await whatChanged(here, ASKED, before);
     if (says === undefined) expect(changed).toBeUndefined();
     else expect(changed).toContain(says);

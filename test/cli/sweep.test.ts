@@ -4,8 +4,11 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import type { SweepReport } from '../../core/sweep-report.ts';
 import { backupPolicySchema, WALKEEP_API } from '../../manifests/backup-policy.ts';
 import { openStateDirectory } from '../../operations/state-directory.ts';
+import { SWEEP_LEASE } from '../../operations/sweep.ts';
 import { listBackups } from '../../repository/catalogue.ts';
+import { takeLease } from '../../repository/lease.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
+import { beginDeletion } from '../../repository/tombstones.ts';
 import { createFilesystemStore } from '../../stores/filesystem.ts';
 import { applyTestCluster } from '../support/applied-cluster.ts';
 import { freePort, runProcess, type Outcome } from '../support/processes.ts';
@@ -125,5 +128,28 @@ describe('walkeep sweep', { timeout: 60_000 }, () => {
     });
     expect((await listBackups(r, NEVER))[0]).not.toHaveProperty('keep');
     expect(await walkeep('keep', 'pg', '20200101T000000')).toMatchObject({ code: 4 });
+  });
+
+  it('D4: keep makes a whole backup that was left as being deleted one again, and of a half-deleted one writes nothing', async () => {
+    const [oldest = '', second = ''] = ids;
+    for (const id of [oldest, second]) await beginDeletion(r, id, NEVER);
+    await r.store.delete([`pg/base/${second}/data.tar`], { signal: NEVER });
+    const before = await keysOf(r, { own: true });
+    expect(await walkeep('keep', 'pg', second)).toMatchObject({
+      code: 9,
+      stderr: expect.stringContaining('is being deleted already'),
+    });
+    expect(await keysOf(r, { own: true })).toEqual(before);
+
+    const sweeping = await takeLease(r, SWEEP_LEASE, { signal: NEVER, holder: 'a sweep' });
+    expect(await walkeep('keep', 'pg', oldest)).toMatchObject({
+      code: 9,
+      stderr: expect.stringMatching(/whether it spares it is seen when it has ended.*do the same again/s),
+    });
+    await sweeping.release();
+    expect(await walkeep('keep', 'pg', oldest)).toMatchObject({ code: 0 });
+    const [entry] = await listBackups(r, NEVER);
+    expect(entry).toMatchObject({ backupId: oldest, keep: 'full' });
+    expect(entry?.problem).toBeUndefined();
   });
 });

@@ -502,7 +502,27 @@ describe('what forbids every deletion', () => {
     {
       why: 'D6: a backup from the future',
       backups: [...good, backup(30, -1)],
-      refused: /began in the future/,
+      more: { storeNow: NOW },
+      refused: /began in the future.*\(delete it by hand, or put a keep on it\)/,
+    },
+    {
+      why: 'D6: backups from the future, and nobody is told to delete them',
+      backups: [...good, backup(30, -1), backup(40, -2)],
+      more: { storeNow: NOW },
+      refused:
+        /^(?=.*began in the future.*began in the future)(?!.*\(delete it by hand).*delete none by hand/,
+    },
+    {
+      why: 'D6: a backup from the future where the store’s time is not known: the clock is named first',
+      backups: [...good, backup(30, -1)],
+      refused:
+        /^nothing is deleted: this host's clock \(.*\) may be behind: (?!.*by hand).*began in the future/,
+    },
+    {
+      why: 'D6: a backup of the future by two clocks that differ',
+      backups: [...good, backup(30, -1)],
+      more: { storeNow: NOW + 20 * 60_000 },
+      refused: /^nothing is deleted: the clock of this host (?!.*by hand).*began in the future/,
     },
     {
       why: 'D6: a record stored in the future',
@@ -512,6 +532,7 @@ describe('what forbids every deletion', () => {
     {
       why: 'D6: a backup that ended after it was stored',
       backups: [...good, backup(30, 1, { storedAt: ago(2) })],
+      more: { storeNow: NOW },
       refused: /was stored before that.*delete it by hand, or put a keep on it/,
     },
     {
@@ -522,7 +543,8 @@ describe('what forbids every deletion', () => {
     {
       why: 'D6: times against the order of the WAL',
       backups: [...good, backup(30, 5)],
-      refused: /at-00030: by its times it ended before backup at-00020/,
+      more: { storeNow: NOW },
+      refused: /at-00030: by its times it ended before backup at-00020(?!.*\(delete it by hand)/,
     },
     {
       why: 'D6: a time that is none',
@@ -571,6 +593,11 @@ describe('what forbids every deletion', () => {
     {
       why: 'a wrong time that somebody looked at, and put a keep on',
       backups: [...good, backup(30, 5, { keep: 'standalone' })],
+      deleted: [1],
+    },
+    {
+      why: 'a time in the future that somebody looked at, where the store’s is not known',
+      backups: [...good, backup(30, -1, { keep: 'standalone' })],
       deleted: [1],
     },
     {

@@ -205,10 +205,20 @@ describe('what was declared and is not any more', () => {
     expect((await segmentsOf(r))[0]).toBe(1);
     const hold = ownKey('pg', 'tombstones', '20200101T000000.json');
     await r.store.put(hold, Buffer.from('{}'), { signal: NEVER });
-    const later = await sweep(r, keepAll, { signal: NEVER, holder: 'test', stillDeclared: until(2) });
+    const later = await sweep(r, keepAll, { signal: NEVER, holder: 'test', stillDeclared: until(3) });
     expect(later.counts.deletedWal).toBe(9);
     expect(later.leftovers).toEqual([]);
     expect(await r.store.head(hold, { signal: NEVER })).toBeDefined();
+  });
+
+  it('D3: stops it in the middle of the WAL; the next sweep finishes it', async () => {
+    const stopped = await run(r, { stillDeclared: until(6) });
+    expect(stopped.counts).toMatchObject({ deletedBackups: 4, deletedWal: 0 });
+    expect(stopped.warnings).toContain('stopped: the policy was replaced');
+    expect((await segmentsOf(r))[0]).toBe(10);
+    expect(await saidToGo()).toEqual(ids.slice(0, 4));
+    await run(r);
+    expect([(await segmentsOf(r))[0], await marked()]).toEqual([50, []]);
   });
 
   it('a question that can not be answered is no permission', async () => {

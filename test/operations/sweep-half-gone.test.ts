@@ -1,5 +1,7 @@
 /** Which backups a sweep takes for half gone: those, and only those, lose barman's keep and every rule. */
 import { beforeEach, describe, expect, it } from 'vitest';
+import { BackupError } from '../../core/errors.ts';
+import type { SweepRules } from '../../operations/gather-retention.ts';
 import { planFromRepository } from '../../operations/recovery-plan.ts';
 import { planSweep, sweep } from '../../operations/sweep.ts';
 import { listBackups } from '../../repository/catalogue.ts';
@@ -24,7 +26,7 @@ describe('a backup that a sweep said to be deleting', () => {
     ids = await putFourBackups(r);
   });
 
-  const run = (more: Partial<Repository> = {}, rules = benchRules()) =>
+  const run = (more: Partial<Repository> = {}, rules: SweepRules = benchRules()) =>
     sweep({ ...r, ...more }, rules, { signal: NEVER, holder: 'test' });
   const remove = (...keys: string[]) => r.store.delete(keys, { signal: NEVER });
   const partsOf = async (id: string) =>
@@ -89,6 +91,84 @@ describe('a backup that a sweep said to be deleting', () => {
     await run();
     expect(await isSaidToGo(id)).toBe(false);
     expect((await plan()).backupId).toBe(id);
+  });
+
+  describe.for([
+    {
+      why: 'a plan that is refused',
+      refuse: async () => ({ ...benchRules(), doubt: 'a hold is not placed yet' }),
+    },
+    {
+      why: 'a mark that can not be read',
+      refuse: async (id: string) => {
+        const key = `pg/walkeep/tombstones/${id}.json`;
+        await r.store.put(key, Buffer.from('{}'), { signal: NEVER });
+        return benchRules();
+      },
+    },
+  ])('by $why', ({ refuse }) => {
+    it('D3: is taken back while it is whole, and its mark stays; what has lost its first tar is not', async () => {
+      const [first = '', second = ''] = ids;
+      await run();
+      for (const id of [first, second]) await beginDeletion(r, id, NEVER);
+      await remove(`pg/base/${second}/data.tar`);
+      const report = await run({}, await refuse(first));
+      expect(report.refused).toBeDefined();
+      expect(report.warnings.join()).toContain(`${first} was about to be deleted, and is whole`);
+      expect([await isSaidToGo(first), await isSaidToGo(second)]).toEqual([false, true]);
+      expect((await listTombstones(r, NEVER)).get(first)?.markedAt).toBeDefined();
+    });
+  });
+
+  it('D3: is not taken back when only a late listing shows that it is whole', async () => {
+    const [first = ''] = ids;
+    await run();
+    await beginDeletion(r, first, NEVER);
+    const key = `pg/base/${first}/data.tar`;
+    const shown = await r.store.head(key, { signal: NEVER });
+    await remove(key);
+    const store: ObjectStore = {
+      ...r.store,
+      async *list(prefix, options) {
+        if (shown && key.startsWith(prefix)) yield shown;
+        yield* r.store.list(prefix, options);
+      },
+    };
+    expect((await run({ store }, { ...benchRules(), doubt: 'a doubt' })).refused).toContain('a doubt');
+    expect(await isSaidToGo(first)).toBe(true);
+  });
+
+  it('F1: is not taken back by whoever has lost the lease', async () => {
+    const [first = ''] = ids;
+    await run();
+    await beginDeletion(r, first, NEVER);
+    const store: ObjectStore = {
+      ...r.store,
+      // The last thing of a look.
+      async *list(prefix, options) {
+        yield* r.store.list(prefix, options);
+        if (!prefix.includes('/verifications/')) return;
+        const newer = 'pg/walkeep/leases/sweep/0000009999.json';
+        await r.store.put(newer, Buffer.from('{}'), { signal: NEVER });
+      },
+    };
+    await expect(run({ store }, { ...benchRules(), doubt: 'a doubt' })).rejects.toMatchObject({
+      code: 'lease-lost',
+    });
+    expect(await isSaidToGo(first)).toBe(true);
+  });
+
+  it('D3: by a key that may not delete: the refusal is told all the same', async () => {
+    const [first = ''] = ids;
+    await run();
+    await beginDeletion(r, first, NEVER);
+    const store: ObjectStore = {
+      ...r.store,
+      delete: () => Promise.reject(new BackupError('access-denied', 'this key may not delete')),
+    };
+    const report = await run({ store }, { ...benchRules(), doubt: 'a doubt' });
+    expect(report.refused).toContain('a doubt');
+    expect(report.warnings.join()).toContain('this key may not delete');
   });
 
   it('D4: and has lost its first tar is finished, whatever keeps it', async () => {

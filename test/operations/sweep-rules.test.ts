@@ -86,7 +86,6 @@ describe('a sweep of a cluster with', () => {
     { what: 'nothing declared', rules: { graceMs: HOUR, deadlineMs: HOUR } },
   ])('D3: $what and a doubt of who asks for it: nothing is touched, and it is said', async ({ rules }) => {
     await run();
-    await beginDeletion(r, ids[0] ?? '', NEVER);
     ages = [[/\/tombstones\//, 2 * HOUR], ...ages];
     await putBenchWal(r, 1, 4);
     const { place, abandoned } = await litter();

@@ -88,7 +88,7 @@ describe('a lease', () => {
     await lease.release();
   });
 
-  it('D3, F1: whose epoch is not the newest that is listed is lost, also when an older one is', async () => {
+  it('D3, F1: whose object is gone is lost, also when an older one is there', async () => {
     const r = open();
     await (await take(r, { ttlMs: 60_000 })).release();
     const lease = await take(r, { ttlMs: 60_000 });
@@ -98,6 +98,47 @@ describe('a lease', () => {
     await expect(lease.check(signal)).rejects.toMatchObject({ code: 'lease-lost' });
     expect(lease.lost.aborted).toBe(true);
     await lease.release();
+  });
+
+  describe('of a store whose listings are late', () => {
+    function late(r: Repository, isShown: (key: string) => boolean): Repository {
+      const store: ObjectStore = {
+        ...r.store,
+        async *list(prefix, options) {
+          for await (const object of r.store.list(prefix, options)) if (isShown(object.key)) yield object;
+        },
+      };
+      return { ...r, store };
+    }
+
+    it.for([
+      { shown: 'none', isShown: () => false, before: 0 },
+      { shown: 'the one before', isShown: (key: string) => key.endsWith('0000000001.json'), before: 1 },
+    ])('F1, fault 23: is ours while its object is there: $shown is listed', async ({ isShown, before }) => {
+      const r = open();
+      for (let times = 0; times < before; times += 1) await (await take(r)).release();
+      const lease = await take(late(r, isShown), { ttlMs: 60_000 });
+      expect(lease.epoch).toBe(before + 1);
+      await lease.check(signal);
+      await r.store.delete([`pg/walkeep/leases/sweep/000000000${before + 1}.json`], { signal });
+      await expect(lease.check(signal)).rejects.toMatchObject({ code: 'lease-lost' });
+      await lease.release();
+    });
+
+    it('F1, fault 23: is lost when somebody took the next one, which is not listed either', async () => {
+      const r = open();
+      const lease = await take(
+        late(r, () => false),
+        { ttlMs: 60_000 },
+      );
+      const next = Buffer.from('{}');
+      await r.store.put('pg/walkeep/leases/sweep/0000000002.json', next, { signal });
+      await expect(lease.check(signal)).rejects.toMatchObject({
+        code: 'lease-lost',
+        message: expect.stringContaining('epoch 2 was taken after 1'),
+      });
+      await lease.release();
+    });
   });
 
   it('D3: a look that fails is no permission', async () => {

@@ -53,12 +53,16 @@ describe('the rules that a sweep goes by', () => {
   });
   /** With what the workflow was begun with: a policy that keeps one. */
   async function sweepWith(...answers: (() => DesireAnswer | undefined)[]) {
+    return sweepAt(() => 0, ...answers);
+  }
+  async function sweepAt(now: () => number, ...answers: (() => DesireAnswer | undefined)[]) {
     let asked = 0;
     const ports = createSweepPorts({
       resolver: createSecretResolver({ stateDirectory: makeTempDir('state'), environment: {} }),
       jobs: new JobRegistry(),
       askServer: async () => undefined,
       askKeeper: async () => answers[Math.min(asked++, answers.length - 1)]?.(),
+      now,
     });
     const input = {
       namespace: 'default',
@@ -119,15 +123,51 @@ describe('the rules that a sweep goes by', () => {
     expect(await left()).toEqual(ids);
   });
 
-  it('F5: a keeper that falls silent while it deletes does not stop it', async () => {
+  const away = () => {
+    throw new Error('Temporal is away');
+  };
+
+  it('F5: a keeper that falls silent while it deletes does not stop it for some minutes', async () => {
     await markAll();
-    const { report } = await sweepWith(
+    let asked = 0;
+    const { report } = await sweepAt(
+      () => (asked++ === 0 ? 0 : 299_999),
       () => declares(1),
-      () => {
-        throw new Error('Temporal is away');
-      },
+      away,
     );
     expect(report.counts.deletedBackups).toBe(3);
     expect(await left()).toEqual(ids.slice(3));
+  });
+
+  it('D3: one that is silent for five minutes stops it, and no backup is left half deleted', async () => {
+    await markAll();
+    let asked = 0;
+    const { report } = await sweepAt(
+      () => asked++ * 300_000,
+      () => declares(1),
+      away,
+    );
+    expect(report.counts).toMatchObject({ deletedBackups: 0, deletedWal: 0 });
+    expect(report.warnings.join()).toMatch(/stopped: the keeper has not said for 5m whether/);
+    expect(await left()).toEqual(ids);
+  });
+
+  it('D3: an answer ends the silence', async () => {
+    await markAll();
+    let minutes = 0;
+    const silentFor = (more: number, then?: DesireAnswer) => () => {
+      minutes += more;
+      if (then) return then;
+      throw new Error('Temporal is away');
+    };
+    const { report } = await sweepAt(
+      () => minutes * 60_000,
+      () => declares(1),
+      silentFor(4),
+      silentFor(4, declares(1)),
+      silentFor(4),
+      silentFor(4, declares(1)),
+    );
+    expect(report.counts.deletedBackups).toBe(3);
   });
 });

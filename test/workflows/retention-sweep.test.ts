@@ -112,8 +112,15 @@ describe('retentionSweep', () => {
     const described = await handle.describe();
     expect(described.typedSearchAttributes.get(walkeep.SEARCH_ATTRIBUTE.operation)).toBe('sweep');
     expect(described.typedSearchAttributes.get(walkeep.SEARCH_ATTRIBUTE.phase)).toBe('done');
-    const { events = [] } = await handle.fetchHistory();
+    const { events } = await handle.fetchHistory();
     expect(events?.length).toBeLessThan(60);
+    const pauses = (events ?? []).flatMap(({ activityTaskScheduledEventAttributes: scheduled }) =>
+      /^(plan|perform)Sweep$/.test(scheduled?.activityType?.name ?? '')
+        ? [Number(scheduled?.retryPolicy?.maximumInterval?.seconds)]
+        : [],
+    );
+    // Each attempt is an action: what is not answered for a day is asked some hundred times.
+    expect(pauses).toEqual([900, 900]);
   });
 
   it('D4: a dry run deletes nothing, and neither does a run with nothing to do', async () => {
@@ -134,7 +141,7 @@ describe('retentionSweep', () => {
     const seen: SweepInput[] = [];
     const cluster = await start({
       clusterPorts: {
-        readBesides: async () => ({ policy: { spec: POLICY } as never, schedules: [], verifications: [] }),
+        readHeld: async () => ({ policy: { spec: POLICY } as never, schedules: [], verifications: [] }),
       },
       sweep: { plan: () => Promise.reject(new Error('the archiver can not delete')) },
     });
