@@ -5,8 +5,6 @@ import { requireCluster } from '../operations/state-directory.ts';
 import type { Host } from './host.ts';
 import { askKeeper, type KeeperAnswer } from './keeper-answer.ts';
 
-export { rulesOf } from '../operations/sweep-declared.ts';
-
 export interface Asked {
   readonly namespace: string;
   readonly cluster: string;
@@ -16,6 +14,8 @@ export interface Asked {
 export interface Declared {
   readonly desire: DeclaredRules;
   readonly doubt?: string;
+  /** What its keeper was told to take back. */
+  readonly removed?: readonly string[];
   readonly keeper: KeeperAnswer['keeper'];
   /** Where its keeper says so: holds what it says later against it. */
   readonly watch?: DeclarationWatch;
@@ -80,9 +80,15 @@ async function declaredBy(
 ): Promise<Declared> {
   const { namespace, cluster } = asked;
   if (answer.keeper === 'answers') {
-    const { doubt, ...desire } = answer.desire;
+    const { doubt, removed, ...desire } = answer.desire;
     const watch = new DeclarationWatch(desire, now);
-    return { desire, keeper: 'answers', watch, ...(doubt !== undefined && { doubt }) };
+    return {
+      desire,
+      keeper: 'answers',
+      watch,
+      ...(doubt !== undefined && { doubt }),
+      ...(removed && { removed }),
+    };
   }
   const { manifest } = await requireCluster(host.state, namespace, cluster);
   const { policy } = await readBesides(host.state, namespace, cluster);

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
+import { rememberPolicy, rulesFor } from '../operations/policy-memory.ts';
 import { planSweep, sweep, type PlannedSweep } from '../operations/sweep.ts';
 import type { Repository } from '../repository/repository.ts';
 import {
@@ -18,14 +19,7 @@ import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { note, printable } from './output.ts';
-import {
-  findDeclared,
-  requireDeclared,
-  rulesOf,
-  whatChanged,
-  type Asked,
-  type Declared,
-} from './sweep-rules.ts';
+import { findDeclared, requireDeclared, whatChanged, type Asked, type Declared } from './sweep-rules.ts';
 import { describeSweep, summary } from './sweep-tables.ts';
 import type { TemporalClient } from './temporal-client.ts';
 
@@ -103,21 +97,25 @@ async function confirm({ counts }: SweepReport, { yes, output }: SweepFlags): Pr
 // ---- from this host ------------------------------------------------------------------------------------------------
 
 async function planHere(host: Host, declared: Declared): Promise<PlannedSweep> {
-  return withRepository(host, declared, (repository) =>
-    planSweep(repository, rulesOf(declared), { signal: untilInterrupted() }),
+  const signal = untilInterrupted();
+  return withRepository(host, declared, async (repository) =>
+    planSweep(repository, await rulesFor(repository, declared, signal), { signal }),
   );
 }
 
 async function sweepHere(host: Host, asked: Asked, before: Declared): Promise<SweepReport> {
   // Once more: whoever was asked may have taken its time to say yes. The files of this host count only if they did then.
   const declared = await requireDeclared(host, asked, before.keeper !== 'answers');
-  return withRepository(host, declared, (repository) =>
-    sweep(repository, rulesOf(declared), {
-      signal: untilInterrupted(),
+  const signal = untilInterrupted();
+  return withRepository(host, declared, async (repository) => {
+    const report = await sweep(repository, await rulesFor(repository, declared, signal), {
+      signal,
       holder: `walkeep sweep ${asked.namespace}/${asked.cluster}`,
       stillDeclared: () => whatChanged(host, asked, declared),
-    }),
-  );
+    });
+    await rememberPolicy(repository, declared, report, signal);
+    return report;
+  });
 }
 
 async function withRepository<Result>(

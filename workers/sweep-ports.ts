@@ -1,12 +1,12 @@
 import { hostname } from 'node:os';
 import type { ClusterReference } from '../activities/cluster.ts';
 import type { RetentionSweepPorts, SweepInput } from '../activities/retention-sweep.ts';
-import type { SweepRules } from '../operations/gather-retention.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import { openRepository, resolveClusterAccess } from '../operations/open-repository.ts';
+import { rememberPolicy, rulesFor, type DeclaredNow } from '../operations/policy-memory.ts';
 import { wasRotated } from '../operations/rotated-secret.ts';
 import type { SecretResolver } from '../operations/secret-resolver.ts';
-import { DeclarationWatch, rulesOf, type DeclaredRules, type Heard } from '../operations/sweep-declared.ts';
+import { DeclarationWatch, type Heard } from '../operations/sweep-declared.ts';
 import { planSweep, sweep } from '../operations/sweep.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { DesireAnswer } from '../workflows/interface.ts';
@@ -37,15 +37,18 @@ export function createSweepPorts({
     askServer,
     async plan(input, signal) {
       const declared = await declaredFor(input, askKeeper);
-      return withRepository(declared, resolver, (repository, rules) =>
-        planSweep(repository, rules, { signal }),
-      );
+      return withRepository(declared, resolver, async (repository) => {
+        const planned = await planSweep(repository, await rulesFor(repository, declared, signal), { signal });
+        // Also when there is nothing to do: once the policy is lost it is too late.
+        if (!input.dryRun) await rememberPolicy(repository, declared, planned.report, signal);
+        return planned;
+      });
     },
     async perform(input, { signal, onProgress }) {
       const declared = await declaredFor(input, askKeeper);
       const watch = new DeclarationWatch(declared.desire, now);
-      return withRepository(declared, resolver, (repository, rules) =>
-        sweep(repository, rules, {
+      return withRepository(declared, resolver, async (repository) =>
+        sweep(repository, await rulesFor(repository, declared, signal), {
           signal,
           onProgress,
           holder: `the run ${input.runId} of sweep/${input.namespace}/${input.cluster} on ${hostname()}`,
@@ -56,24 +59,17 @@ export function createSweepPorts({
   };
 }
 
-/** What is declared, and why nothing may be decided by it. */
-interface Declared {
-  readonly desire: DeclaredRules;
-  readonly doubt?: string;
-}
-
 async function declaredFor(
   { manifest, policy: _told, ...reference }: SweepInput,
   askKeeper: SweepWorkerPorts['askKeeper'],
-): Promise<Declared> {
+): Promise<DeclaredNow> {
   const answer = await askKeeper(reference);
-  if (answer) return { desire: answer, ...doubtOf(answer) };
+  if (answer) {
+    const { doubt, removed, ...desire } = answer;
+    return { desire, ...(doubt !== undefined && { doubt }), ...(removed && { removed }) };
+  }
   const doubt = `the Cluster ${reference.namespace}/${reference.cluster} is not applied any more, so nobody declares what may be deleted`;
   return { desire: { cluster: manifest }, doubt };
-}
-
-function doubtOf({ doubt }: DesireAnswer): Pick<Declared, 'doubt'> {
-  return doubt === undefined ? {} : { doubt };
 }
 
 /** While it deletes, a keeper that does not answer is no news for some minutes: it may be between two workers. */
@@ -88,17 +84,16 @@ async function answerOf(
 }
 
 async function withRepository<Result>(
-  declared: Declared,
+  { desire }: DeclaredNow,
   resolver: SecretResolver,
-  work: (repository: Repository, rules: SweepRules) => Promise<Result>,
+  work: (repository: Repository) => Promise<Result>,
 ): Promise<Result> {
-  const rules = rulesOf(declared);
-  const resolve = () => resolveClusterAccess(declared.desire.cluster, resolver);
+  const resolve = () => resolveClusterAccess(desire.cluster, resolver);
   for (;;) {
     const access = await resolve();
     const repository = openRepository(access);
     try {
-      return await work(repository, rules);
+      return await work(repository);
     } catch (error) {
       // A key that was replaced meanwhile is no reason to give up: what was begun is finished with the new one.
       if (!(await wasRotated(error, access, resolve))) throw error;

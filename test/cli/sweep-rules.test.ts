@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Host } from '../../cli/host.ts';
-import { findDeclared, requireDeclared, rulesOf, whatChanged } from '../../cli/sweep-rules.ts';
+import { findDeclared, requireDeclared, whatChanged } from '../../cli/sweep-rules.ts';
+import { rulesOf } from '../../operations/sweep-declared.ts';
 import type { TemporalClient } from '../../cli/temporal-client.ts';
 import { BackupError } from '../../core/errors.ts';
 import { backupPolicySchema, WALKEEP_API } from '../../manifests/backup-policy.ts';

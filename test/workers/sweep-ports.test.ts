@@ -170,4 +170,26 @@ describe('the rules that a sweep goes by', () => {
     );
     expect(report.counts.deletedBackups).toBe(3);
   });
+
+  it('D3: without the policy that the last sweep went by nothing is deleted, until it is applied or was taken back', async () => {
+    const window = clusterSchema.parse(
+      clusterManifest('pg', {
+        backup: { retentionPolicy: '1d', barmanObjectStore: { destinationPath: `file://${root}` } },
+      }),
+    );
+    const { policy: _lost, ...alone } = declares(4, { cluster: window });
+    // There is nothing to do by that policy, and it is remembered all the same.
+    expect((await sweepWith(() => declares(4, { cluster: window }))).report.counts).toMatchObject({
+      marked: 0,
+    });
+    const { report, plan } = await sweepWith(() => alone);
+    expect(report.refused).toContain(
+      'the last sweep went by the BackupPolicy "p", which nobody declares any more',
+    );
+    expect(plan).toMatchObject({ hasWork: false });
+    const taken = await sweepWith(() => ({ ...alone, removed: ['BackupPolicy/p'] }));
+    expect(taken.report.refused).toBeUndefined();
+    // From then on the window alone is what is known.
+    expect((await sweepWith(() => alone)).report.refused).toBeUndefined();
+  });
 });
