@@ -37,7 +37,7 @@ export interface RetentionSweepPorts {
 /** The two steps of a sweep. Both may run twice: whatever a dead one began, the next one finishes. */
 export function createRetentionSweepActivities(ports: RetentionSweepPorts) {
   return {
-    /** What a sweep would do; nothing is written. */
+    /** What a sweep would do. Nothing is marked or deleted by it. */
     async planSweep(input: SweepInput): Promise<PlannedSweep> {
       const { report, hasWork } = await beatWhile(ports.plan(input, Context.current().cancellationSignal));
       return { report: withinPayload(report), hasWork };
