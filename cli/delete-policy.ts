@@ -80,8 +80,10 @@ async function findHolders(
         `it is not known whether ${cluster} goes by BackupPolicy "${name}"; nothing was changed${alone}`,
       );
     if (answer.keeper === 'answers') {
-      const { cluster: manifest, policy } = answer.desire;
-      if (policy?.metadata.name === name) holders.push({ cluster, hasKeeper: true, manifest });
+      const { cluster: manifest, policy, unplaced = [] } = answer.desire;
+      // One that only a worker holds keeps nothing back but deletion as a whole, so no window decides alone without it.
+      if (unplaced.includes(`BackupPolicy/${name}`)) holders.push({ cluster, hasKeeper: true });
+      else if (policy?.metadata.name === name) holders.push({ cluster, hasKeeper: true, manifest });
     } else if (named.has(cluster) || (waiting === 'damaged' && only === undefined)) {
       // A file that can't be read may name any.
       const manifest = (await host.state.clusters.read(namespace, cluster))?.manifest;

@@ -124,7 +124,8 @@ async function clusterElsewhere(
     if (answer.keeper !== 'answers')
       refuseUnheard(answer, `it is not known whether ${kind} "${name}" is its; nothing was changed`);
     const list = kind === 'ScheduledBackup' ? answer.desire.schedules : answer.desire.verifications;
-    if (list.some(({ metadata }) => metadata.name === name)) return cluster;
+    const isHeld = answer.desire.unplaced?.includes(`${kind}/${name}`) ?? false;
+    if (isHeld || list.some(({ metadata }) => metadata.name === name)) return cluster;
   }
   return undefined;
 }

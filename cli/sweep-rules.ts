@@ -80,7 +80,7 @@ async function declaredBy(
 ): Promise<Declared> {
   const { namespace, cluster } = asked;
   if (answer.keeper === 'answers') {
-    const { doubt, removed, ...desire } = answer.desire;
+    const { doubt, removed, unplaced: _held, ...desire } = answer.desire;
     const watch = new DeclarationWatch(desire, now);
     return {
       desire,

@@ -65,7 +65,7 @@ async function declaredFor(
 ): Promise<DeclaredNow> {
   const answer = await askKeeper(reference);
   if (answer) {
-    const { doubt, removed, ...desire } = answer;
+    const { doubt, removed, unplaced: _held, ...desire } = answer;
     return { desire, ...(doubt !== undefined && { doubt }), ...(removed && { removed }) };
   }
   const doubt = `the Cluster ${reference.namespace}/${reference.cluster} is not applied any more, so nobody declares what may be deleted`;

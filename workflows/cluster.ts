@@ -258,11 +258,12 @@ class Keeper {
 
   #desire(): walkeep.DesireAnswer {
     const doubt = adoption.doubtOf(this.state);
-    const { removed } = this.state;
+    const { removed, unplaced } = this.state;
     return {
       ...keeper.desireOf(this.state),
       ...(doubt !== undefined && { doubt }),
       ...(removed && { removed }),
+      ...(unplaced && { unplaced }),
     };
   }
 

@@ -187,6 +187,8 @@ export type DesireAnswer = Desire & {
   readonly doubt?: string;
   /** What was taken back, newest last: `Kind/name`. */
   readonly removed?: readonly string[];
+  /** What workers hold besides, and there is no place for: `Kind/name`. */
+  readonly unplaced?: readonly string[];
 };
 
 /** All that is declared about the cluster and lasts. */

@@ -34,9 +34,13 @@ export function adopt(state: KeeperState, { instance, revision = 0, held }: Told
     revision: isNewest ? revision : before.revision,
     names: merged.names,
   };
-  const { besidesUnknown: _unknown, heldProblem: _earlier, ...rest } = state;
+  const { besidesUnknown: _unknown, heldProblem: _earlier, unplaced: _before, ...rest } = state;
   try {
-    const next = { ...withDesire(rest, merged.desire), adoption };
+    const next = {
+      ...withDesire(rest, merged.desire),
+      adoption,
+      ...(merged.unplaced.length > 0 && { unplaced: merged.unplaced }),
+    };
     return merged.problem === undefined ? next : doubting(next, merged.problem);
   } catch (error) {
     if (!isBackupError(error)) throw error;
@@ -55,6 +59,7 @@ function policyAlone(held: HeldBesides): HeldBesides {
 interface Merged {
   readonly desire: Desire;
   readonly names: readonly string[];
+  readonly unplaced: readonly string[];
   /** Why not all of it could be taken over. */
   readonly problem?: string;
 }
@@ -66,7 +71,7 @@ function merge(state: KeeperState, found: HeldBesides, replaces: boolean): Merge
   const superseded = replaces ? adopted : new Set<string>();
   const removed = new Set(state.removed);
   const names: string[] = [...adopted].filter((one) => !superseded.has(one));
-  const lost: string[] = [];
+  const unplaced: string[] = [];
   const take = <Manifest extends Named>(
     kind: Kind,
     declared: readonly Manifest[],
@@ -79,7 +84,7 @@ function merge(state: KeeperState, found: HeldBesides, replaces: boolean): Merge
     const fresh = wanted.filter((one) => !taken.has(id(one)) && !removed.has(id(one)));
     const room = Math.max(0, most - own.length);
     for (const one of fresh.slice(0, room)) names.push(id(one));
-    lost.push(...fresh.slice(room).map((one) => `${kind} "${one.metadata.name}"`));
+    unplaced.push(...fresh.slice(room).map(id));
     return [...own, ...fresh.slice(0, room)].toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
   };
   const [policy] = take('BackupPolicy', asList(desire.policy), asList(found.policy), 1);
@@ -91,15 +96,21 @@ function merge(state: KeeperState, found: HeldBesides, replaces: boolean): Merge
   // A policy that can't be read may keep more than all others say: whoever knows it applies it again.
   const unread = policy === undefined ? found.problem : undefined;
   const left =
-    lost.length === 0
+    unplaced.length === 0
       ? undefined
-      : `a worker holds ${lost.slice(0, 3).join(', ')} besides what is declared, for which there is no place: walkeep delete takes it back`;
+      : `a worker holds ${unplaced.slice(0, 3).join(', ')} besides what is declared, for which there is no place; take back what is not wanted: ${commandFor(unplaced[0] ?? '', desire)}`;
   const problem = unread ?? left;
   return {
     desire: { cluster: desire.cluster, ...besides },
     names: names.toSorted(),
+    unplaced,
     ...(problem !== undefined && { problem }),
   };
+}
+
+function commandFor(id: string, { cluster }: Desire): string {
+  const [kind = '', name = ''] = id.split('/');
+  return `walkeep delete ${kind.toLowerCase()} ${name} --cluster ${cluster.metadata.name}`;
 }
 
 interface Named {

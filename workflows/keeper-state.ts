@@ -66,6 +66,8 @@ export interface KeeperState {
   readonly besidesUnknown?: boolean;
   /** … and why it could not be read. */
   readonly heldProblem?: string;
+  /** What workers hold besides and there is no place for, `Kind/name`: until it is taken back nothing is deleted. */
+  readonly unplaced?: readonly string[];
   /** What was taken over from a worker. */
   readonly adoption?: Adoption;
   /** What was taken back by name, newest last: no worker brings it in again. */
@@ -176,7 +178,15 @@ export function applyTo(state: KeeperState, input: ApplyInput): { state: KeeperS
   const besides = applyBesides(desireOf(next), input);
   if (besides.objects.length > 0) {
     next = withDesire(next, besides.desire);
-    objects.push(...besides.objects);
+    // What only a worker holds was not declared, and is there to be taken back.
+    const held = new Set(state.unplaced);
+    objects.push(
+      ...besides.objects.map((one): AppliedObject =>
+        one.outcome === 'unchanged' && held.has(`${one.kind}/${one.name}`)
+          ? { ...one, outcome: 'deleted' }
+          : one,
+      ),
+    );
   }
   for (const backup of input.backups ?? []) {
     const applied = applyBackup(next, backup);

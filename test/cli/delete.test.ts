@@ -267,6 +267,34 @@ describe('walkeep delete backuppolicy', { timeout: 90_000 }, () => {
     expect(await policyOf('other')).toBeUndefined();
   });
 
+  it('D3: does what the doubt of a keeper advises about a policy that only a worker holds', async () => {
+    await startWorkers('elsewhere');
+    const keeper = await startKeeper('double', { policy: policy('mine', 'double') });
+    const world = newWorld();
+    const besides = { policy: policy('old', 'double'), schedules: [], verifications: [] };
+    world.manifests.set('double-1:default/double', {
+      manifest: clusterManifest('double'),
+      revision: 4,
+      besides,
+    });
+    const fake = { cluster: 'double', instance: 'double-1', queues: ['cluster', 'instance'] as const };
+    const late = await startInstance({ connection: temporal.nativeConnection }, world, fake);
+    workers.push(late);
+    await keeper.signal('instance', late.facts());
+    const doubt = async () => (await keeper.query(desireQuery)).doubt;
+    await eventually('it doubts', async () => (await doubt())?.includes('BackupPolicy/old') === true);
+    const advice = /walkeep delete (.*)$/.exec((await doubt()) ?? '')?.[1] ?? '';
+    expect(advice).toBe('backuppolicy old --cluster double');
+    await remove(...advice.split(' '));
+    expect(said.join('')).toContain('backuppolicy.walkeep.io/old deleted');
+    await eventually('it doubts no more', async () => (await doubt()) === undefined);
+    expect(await policyOf('double')).toBe('mine');
+    await eventually(
+      'the worker holds what is declared',
+      () => world.manifests.get('double-1:default/double')?.besides?.policy?.metadata.name === 'mine',
+    );
+  });
+
   it('D3: beside a window it is asked about first, since what only the policy kept would go', async () => {
     await startWorkers('windowed');
     await startKeeper('windowed', { spec: WINDOW, policy: policy('strict', 'windowed') });

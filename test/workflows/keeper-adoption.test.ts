@@ -165,15 +165,21 @@ describe('a keeper that is begun anew', () => {
     const applied = apply(begun(), { policy: policy('mine', 1) });
     const held = { ...none, policy: policy('old', 9) };
     const torn = adopt(applied, tells('a', held, 3));
-    expect(doubtOf(torn)).toContain('a worker holds BackupPolicy "old" besides what is declared');
+    expect(doubtOf(torn)).toContain(
+      'a worker holds BackupPolicy/old besides what is declared, for which there is no place; ' +
+        'take back what is not wanted: walkeep delete backuppolicy old --cluster main',
+    );
+    expect(torn.unplaced).toEqual(['BackupPolicy/old']);
     expect(names(torn)).toEqual([1]);
-    const decided = apply(torn, { remove: [{ kind: 'BackupPolicy', name: 'old' }] });
+    const remove = [{ kind: 'BackupPolicy' as const, name: 'old' }];
+    expect(applyTo(torn, { remove }).result.objects).toMatchObject([{ name: 'old', outcome: 'deleted' }]);
+    const decided = apply(torn, { remove });
     expect(isAsked(decided, 'a')).toBe(true);
     expect(doubtOf(adopt(decided, tells('a', held, 3)))).toBeUndefined();
 
     const many = apply(begun(), { scheduledBackups: ['a', 'b', 'c'].map(schedule) });
     const ten = { ...none, schedules: Array.from({ length: 10 }, (_, n) => schedule(`held-${n}`)) };
-    expect(doubtOf(adopt(many, tells('a', ten, 3)))).toContain('ScheduledBackup "held-7"');
+    expect(doubtOf(adopt(many, tells('a', ten, 3)))).toContain('ScheduledBackup/held-7');
   });
 
   it('one that was never lost asks nobody', () => {
