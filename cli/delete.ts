@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { BackupError } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
 import { createScheduleService } from '../workers/schedule-ports.ts';
 import type { RemovedObject } from '../workflows/interface.ts';
 import { applyToKeeper, RESOURCE } from './apply.ts';
@@ -57,6 +57,7 @@ async function remove(host: Host, kindText: string, name: string, options: Delet
       hint: 'write scheduledbackup, scheduledverification, backuppolicy or cluster; for backups see walkeep sweep',
     });
   }
+  await requireTemporal(host);
   if (kind === 'Cluster') return removeCluster(host, namespace, name);
   const deleted =
     kind === 'BackupPolicy'
@@ -69,6 +70,15 @@ async function remove(host: Host, kindText: string, name: string, options: Delet
   }
   process.stdout.write(`${RESOURCE[kind]}/${name} deleted\n`);
   return EXIT.ok;
+}
+
+/** Before anything changes. @throws BackupError `temporal-unavailable` */
+async function requireTemporal(host: Host): Promise<void> {
+  await host.temporal().catch((error: unknown) => {
+    if (!isBackupError(error, 'temporal-unavailable')) throw error;
+    const { code, message, hint } = error;
+    throw new BackupError(code, `${message}, so nothing was changed`, { cause: error, hint });
+  });
 }
 
 /** What runs by the clock, and belongs to one cluster. */

@@ -1,4 +1,4 @@
-import type { SweepReport } from '../core/sweep-report.ts';
+import { whyNothing, type SweepReport } from '../core/sweep-report.ts';
 import { formatBytes, formatTable, printable } from './output.ts';
 
 /** The plan as tables: every backup and every range of WAL, with its fate and why. */
@@ -37,7 +37,8 @@ export function describeSweep(report: SweepReport): string {
   const list = (name: string, texts: readonly string[]) =>
     texts.length === 0 ? [] : [`${name}:\n${texts.map((text) => `  ${printable(text)}\n`).join('')}`];
   blocks.push(...list('Leftovers', report.leftovers), ...list('Warnings', report.warnings));
-  const refusal = report.refused === undefined ? '' : `Nothing is deleted: ${printable(report.refused)}\n`;
+  const refusal =
+    report.refused === undefined ? '' : `Nothing is deleted: ${printable(whyNothing(report.refused))}\n`;
   return [...blocks, refusal || printable(counted(report))].join('\n');
 }
 
@@ -56,7 +57,8 @@ export function summary(report: SweepReport): string {
     ...report.leftovers.map((text) => `removed: ${text}\n`),
     ...report.warnings.map((text) => `warning: ${text}\n`),
   ];
-  const end = report.refused === undefined ? counted(report) : `Nothing is deleted: ${report.refused}\n`;
+  const end =
+    report.refused === undefined ? counted(report) : `Nothing is deleted: ${whyNothing(report.refused)}\n`;
   return `\n${lines.join('')}${end}`;
 }
 

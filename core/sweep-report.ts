@@ -49,3 +49,8 @@ export interface SweepReport {
     readonly deletedBytes: number;
   };
 }
+
+/** The reason alone, for where it is already said that nothing is deleted. */
+export function whyNothing(refused: string): string {
+  return refused.replace(/^nothing is deleted: /, '');
+}

@@ -1,5 +1,6 @@
 import { policyOf } from '../manifests/desire.ts';
 import { judgeObjectives, rpoSeconds } from '../core/objectives.ts';
+import { whyNothing } from '../core/sweep-report.ts';
 import type { ClusterStatus, KnownBackup } from './interface.ts';
 import { nextRunsOf } from './keeper-agenda.ts';
 import { unmadeHolds } from './keeper-holds.ts';
@@ -82,7 +83,8 @@ function archiveProblems({ audit, lastVerification, lastSweep }: KeeperState): s
   }
   if (lastVerification?.result === 'not-tried')
     problems.push(`the last verification could not be tried: ${lastVerification.error ?? 'see its report'}`);
-  if (lastSweep?.refused !== undefined) problems.push(`the last sweep deleted nothing: ${lastSweep.refused}`);
+  if (lastSweep?.refused !== undefined)
+    problems.push(`the last sweep deleted nothing: ${whyNothing(lastSweep.refused)}`);
   return problems;
 }
 

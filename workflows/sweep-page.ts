@@ -1,4 +1,4 @@
-import type { SweepReport } from '../core/sweep-report.ts';
+import { whyNothing, type SweepReport } from '../core/sweep-report.ts';
 import { bytesText, factsTable, table } from './page.ts';
 
 const SHOWN = 40;
@@ -27,7 +27,7 @@ export function sweepPage(
     title,
     factsTable([
       ['cluster', `${namespace}/${cluster}`],
-      ['nothing is deleted', report.refused],
+      ['nothing is deleted', report.refused === undefined ? undefined : whyNothing(report.refused)],
       ['error', error],
       ['kept', counts.kept],
       ['marked now', counts.marked],

@@ -224,6 +224,21 @@ describe('walkeep delete cluster', { timeout: 90_000 }, () => {
   });
 });
 
+describe('walkeep delete', () => {
+  it('changes nothing, and says so, where Temporal can’t be reached', async () => {
+    vi.stubEnv('TEMPORAL_ADDRESS', '127.0.0.1:9');
+    try {
+      for (const kind of ['cluster', 'backuppolicy', 'scheduledbackup'])
+        await expect(remove(kind, 'x'), kind).rejects.toMatchObject({
+          code: 'temporal-unavailable',
+          message: expect.stringContaining('so nothing was changed'),
+        });
+    } finally {
+      vi.stubEnv('TEMPORAL_ADDRESS', temporal.address);
+    }
+  });
+});
+
 describe('walkeep delete backuppolicy', { timeout: 90_000 }, () => {
   const policyOf = async (cluster: string) =>
     (await temporal.client.workflow.getHandle(clusterWorkflowId('default', cluster)).query(desireQuery))

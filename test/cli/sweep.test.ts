@@ -116,6 +116,7 @@ describe('walkeep sweep', { timeout: 60_000 }, () => {
     const { code, stdout } = await walkeep('sweep', 'pg', '--dry-run');
     expect(code).toBe(9);
     expect(stdout).toContain('Nothing is deleted: ');
+    expect(stdout).not.toMatch(/nothing is deleted: nothing is deleted/i);
   });
 
   it('E5: keep and release are barman’s, by id', async () => {
