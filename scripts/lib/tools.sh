@@ -82,16 +82,20 @@ install_node_modules() {
 installed_packages() { node "$ROOT/scripts/lib/installed-packages.mjs" "$ROOT" "$@"; }
 
 # npm leaves out optional packages, such as the binary of a codec for this platform, that want a newer Node than the one
-# it runs on, and says nothing. Then it is run once more, on Node 24, which trusts the certificates of the system only when
-# told so. What npm can't fetch then it leaves out as quietly, so that is looked at afterwards.
+# it runs on, and says nothing. Then it is run once more, on Node 24. What npm can't fetch then it leaves out as quietly, so
+# that is looked at afterwards.
 add_binaries() {
   installed_packages && return 0
   step "npm packages that npm leaves out on this host's Node $(node --version)" "$WALKEEP_CACHE/logs/npm-binaries.log" \
-    env PATH="$ROOT/node_modules/.bin:$PATH" NODE_OPTIONS="${NODE_OPTIONS:-} --use-system-ca" \
-    npm install --no-save --no-audit --no-fund
+    npm_on_node_24 install --no-save --no-audit --no-fund
   installed_packages && return 0
   [ -z "${CI:-}" ] || fail "npm left out the binary of a package for this platform: see $WALKEEP_CACHE/logs/npm-binaries.log"
   say "  npm left out the binary of a package for this platform, most likely that of xz: it is tried again next time"
+}
+
+# Unlike the Node that Debian brings, it trusts the certificates of the system only when told so.
+npm_on_node_24() {
+  env PATH="$ROOT/node_modules/.bin:$PATH" NODE_OPTIONS="${NODE_OPTIONS:-} --use-system-ca" npm "$@"
 }
 
 node_24_runs() {
@@ -220,7 +224,7 @@ install_azurite() {
 }
 
 unpack_azurite() {
-  npm install --prefix "$1" --ignore-scripts --no-audit --no-fund "azurite@$AZURITE_VERSION" && chmod -R a+rX "$1"
+  npm_on_node_24 install --prefix "$1" --ignore-scripts --no-audit --no-fund "azurite@$AZURITE_VERSION" && chmod -R a+rX "$1"
 }
 
 # --- libfaketime -----------------------------------------------------------------------------------------------
