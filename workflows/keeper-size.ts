@@ -1,4 +1,6 @@
 import { canonicalJson, utf8Bytes } from '../core/fingerprint.ts';
+import { cutText } from '../core/short-text.ts';
+import type { KnownInstance } from './interface.ts';
 import { LIMITS } from './keeper-limits.ts';
 import type { EndedBackup, KeeperState } from './keeper-state.ts';
 
@@ -11,6 +13,8 @@ const SHORTER: readonly ((state: KeeperState) => KeeperState)[] = [
   ({ lastVerification: _verification, ...state }) => state,
   (state) => ({ ...state, ended: state.ended.filter((one, at, all) => isOpen(one) || at >= all.length - 3) }),
   ({ audit: _audit, ...state }) => state,
+  (state) => ({ ...state, instances: state.instances.map(withShortWords) }),
+  withNewestInstances,
 ];
 
 /**
@@ -47,6 +51,17 @@ function withoutError({ error: _error, ...one }: EndedBackup): EndedBackup {
 
 function isOpen({ hold, held }: EndedBackup): boolean {
   return held !== (hold ?? '');
+}
+
+/** Words for people. */
+function withShortWords(one: KnownInstance): KnownInstance {
+  return { ...one, host: cutText(one.host, 32), version: cutText(one.version, 32) };
+}
+
+/** Every worker reports every few minutes. */
+function withNewestInstances(state: KeeperState): KeeperState {
+  const newest = state.instances.toSorted((a, b) => (a.seenAt < b.seenAt ? 1 : -1)).slice(0, 4);
+  return { ...state, instances: state.instances.filter((one) => newest.includes(one)) };
 }
 
 function withoutSlotReasons(state: KeeperState): KeeperState {

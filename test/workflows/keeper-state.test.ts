@@ -158,7 +158,8 @@ describe('keeper state', () => {
           );
         },
       ),
-      { numRuns: 30 },
+      // To look for the smallest counterexample takes minutes, of which no timeout would hear.
+      { numRuns: 30, endOnFailure: true },
     );
   });
 
