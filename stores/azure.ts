@@ -10,15 +10,12 @@ import { listFolders, listObjects, sizeAndTime } from './azure-list.ts';
 import { blockBytes, WHOLE_BYTES, md5Of, uploadBlocks } from './azure-upload.ts';
 import type { AzureAttributes, Whose } from './azure-upload.ts';
 import { checkedBody, checkSize } from './body.ts';
-import { checkFolder, checkKey, checkPrefix } from './keys.ts';
+import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
 import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
 import type { AzureStoreConfig } from './store-config.ts';
 
 /** Metadata that tells our object from another's when the answer to a put was lost. Names can't hold a hyphen here. */
 const PUT_ID = 'walkeep_put';
-
-/** As in the S3 store: the one kind of key with a slash too many that is read. */
-const DOUBLED_SLASH = /^\/[^/].*\/base\/(?:[^/]+\/annotations\/keep)?$/;
 
 /**
  * A container, or what lies below a prefix in it, as an object store. Works with Azure and with emulators.
@@ -44,8 +41,7 @@ export function createAzureStore(
   const containerUrl = `${connection.serviceUrl}/${config.container}`;
   const named = (key: string) => `${containerUrl}/${root}${key}`;
   const place: AzurePlace = { root, named };
-  const isDoubled = (key: string) => root !== '' && DOUBLED_SLASH.test(key);
-  const checkRead = (key: string) => checkKey(isDoubled(key) ? key.slice(1) : key);
+  const checkRead = (key: string) => checkReadKey(key, root);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: AzureAttributes) {
     const what = `put ${named(key)}`;
@@ -153,7 +149,7 @@ export function createAzureStore(
     },
     head: (key, { signal }) => head(key, signal),
     async *list(prefix, { signal }) {
-      checkPrefix(isDoubled(prefix) ? prefix.slice(1) : prefix);
+      checkReadPrefix(prefix, root);
       yield* listObjects(connection, place, prefix, { signal });
     },
     async *folders(prefix, { signal }) {

@@ -11,7 +11,7 @@ import { field, NO_SUCH_OBJECT } from './gcs-errors.ts';
 import { listFolders, listObjects, sizeAndTime } from './gcs-list.ts';
 import { CHUNK_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
 import type { GcsTarget } from './gcs-upload.ts';
-import { checkFolder, checkKey, checkPrefix } from './keys.ts';
+import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
 import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
 import { isFailure } from './s3-errors.ts';
 import type { GcsStoreConfig } from './store-config.ts';
@@ -108,7 +108,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
   }
 
   async function head(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
-    checkKey(key);
+    checkReadKey(key, root);
     try {
       const record = await look(key, 'size,timeCreated', signal);
       return { key, ...sizeAndTime(`look at ${named(key)}`, record) };
@@ -133,7 +133,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       return { sizeBytes: body.length };
     },
     async get(key, { signal, range }) {
-      checkKey(key);
+      checkReadKey(key, root);
       if (range?.length === 0) return (await head(key, signal)) && piecesOf();
       try {
         const options = { signal, idleMs: limits.idleMs, ...(range === undefined ? {} : { range }) };
@@ -147,7 +147,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
     },
     head: (key, { signal }) => head(key, signal),
     async *list(prefix, { signal }) {
-      checkPrefix(prefix);
+      checkReadPrefix(prefix, root);
       yield* listObjects(connection, place, prefix, { signal });
     },
     async *folders(prefix, { signal }) {
@@ -155,7 +155,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       yield* listFolders(connection, place, prefix, { signal });
     },
     async delete(keys, { signal }) {
-      keys.forEach(checkKey);
+      for (const key of keys) checkReadKey(key, root);
       await deleteObjects(connection, place, keys, signal);
     },
     close() {

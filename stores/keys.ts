@@ -30,6 +30,28 @@ export function checkFolder(prefix: string): void {
   checkKey(prefix.slice(0, -1));
 }
 
+/**
+ * The one kind of key with a slash too many that is read: stock tools that were told a destination with a trailing slash
+ * put their annotations one level below everything else. Servers that know no such keys give what is at the usual place,
+ * or nothing.
+ */
+const DOUBLED_SLASH = /^\/[^/].*\/base\/(?:[^/]+\/annotations\/keep)?$/;
+
+/** Whether it is such a key, or the folder of all of them. @param root what stands before it, or `''`: then it can't be */
+export function isDoubled(key: string, root: string): boolean {
+  return root !== '' && DOUBLED_SLASH.test(key);
+}
+
+/** As `checkKey`, for what is read or deleted. @throws as there */
+export function checkReadKey(key: string, root: string): void {
+  checkKey(isDoubled(key, root) ? key.slice(1) : key);
+}
+
+/** As `checkPrefix`, for what is listed. @throws as there */
+export function checkReadPrefix(prefix: string, root: string): void {
+  checkPrefix(isDoubled(prefix, root) ? prefix.slice(1) : prefix);
+}
+
 function isPlainComponent(name: string): boolean {
   return (
     name !== '' && name !== '.' && name !== '..' && !name.includes('\0') && Buffer.byteLength(name) <= 255

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { piecesOf, piecesOfSize } from '../streams/chunks.ts';
 import { checkedBody, checkSize } from './body.ts';
-import { checkFolder, checkKey, checkPrefix } from './keys.ts';
+import { checkFolder, checkKey, checkPrefix, checkReadKey, checkReadPrefix, isDoubled } from './keys.ts';
 import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
 import { createS3Connection, odd, S3_TIMEOUTS } from './s3-client.ts';
 import type { S3Place, S3Timeouts } from './s3-client.ts';
@@ -17,13 +17,6 @@ import type { S3StoreConfig } from './store-config.ts';
 /** Metadata that tells our object from another's when the answer to a put was lost. */
 const PUT_ID = 'walkeep-put';
 const KEYS_AT_ONCE = 1000;
-
-/**
- * The one kind of key with a slash too many that is read: stock tools that were told a destination with a trailing slash
- * put their annotations one level below everything else. Servers that know no such keys give what is at the usual place,
- * or nothing.
- */
-const DOUBLED_SLASH = /^\/[^/].*\/base\/(?:[^/]+\/annotations\/keep)?$/;
 
 /**
  * A bucket, or what lies below a prefix in it, as an object store. Works with AWS and with servers that speak its
@@ -45,8 +38,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   const target = (key: string) => ({ Bucket, Key: root + key });
   const named = (key: string) => `s3://${Bucket}/${root}${key}`;
   const place: S3Place = { Bucket, root, named };
-  const isDoubled = (key: string) => root !== '' && DOUBLED_SLASH.test(key);
-  const checkRead = (key: string) => checkKey(isDoubled(key) ? key.slice(1) : key);
+  const checkRead = (key: string) => checkReadKey(key, root);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: S3Attributes) {
     const what = `put ${named(key)}`;
@@ -208,9 +200,8 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
     },
     head: (key, { signal }) => head(key, signal),
     async *list(prefix, { signal }) {
-      const passesOthers = isDoubled(prefix);
-      checkPrefix(passesOthers ? prefix.slice(1) : prefix);
-      yield* listObjects(connection, place, prefix, { signal, passesOthers });
+      checkReadPrefix(prefix, root);
+      yield* listObjects(connection, place, prefix, { signal, passesOthers: isDoubled(prefix, root) });
     },
     async *folders(prefix, { signal }) {
       checkFolder(prefix);

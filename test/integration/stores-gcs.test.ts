@@ -5,6 +5,8 @@ import { clusterSchema } from '../../manifests/cluster.ts';
 import { pushWal } from '../../operations/archive-wal.ts';
 import { fetchWal } from '../../operations/fetch-wal.ts';
 import { openClusterRepository } from '../../operations/open-repository.ts';
+import { readKeeps, readKeep, releaseKeep } from '../../repository/keeps.ts';
+import { createRepository } from '../../repository/repository.ts';
 import { createGcsStore } from '../../stores/gcs.ts';
 import { openStore } from '../../stores/open-store.ts';
 import type { GcsStoreConfig } from '../../stores/store-config.ts';
@@ -50,6 +52,19 @@ describeWith('fake-gcs-server', 'Google Cloud Storage', () => {
     expect(await keys(a)).toEqual(['x/1']);
     expect(await keys(all)).toEqual(['a/x/1', 'ab/x/1']);
     expect((await collectBytes((await all!.get('ab/x/1', { signal }))!, 10)).toString()).toBe('ab');
+  });
+
+  it('D1, E5: what barman keeps of a destination with a trailing slash is seen, and released', async () => {
+    const gcs = await startFakeGcs();
+    const signal = new AbortController().signal;
+    // As barman writes it: the slash of the destination, and one more.
+    const barmans = createGcsStore(configOf(gcs, { prefix: 'team/' }));
+    await barmans.put('orders/base/20260101T000000/annotations/keep', Buffer.from('full'), { signal });
+    const r = createRepository(openStore(configOf(gcs, { prefix: 'team' })), 'orders');
+    expect([...(await readKeeps(r, signal))]).toEqual([['20260101T000000', 'full']]);
+    expect(await readKeep(r, '20260101T000000', signal)).toBe('full');
+    await releaseKeep(r, '20260101T000000', signal);
+    expect(await readKeep(r, '20260101T000000', signal)).toBeUndefined();
   });
 
   it('keeps tags as metadata and the checksum of what was sent, of objects small and large', async () => {
