@@ -194,9 +194,8 @@ export const RESOURCE = {
   ScheduledBackup: 'scheduledbackup.postgresql.cnpg.io',
   BackupPolicy: 'backuppolicy.walkeep.io',
   ScheduledVerification: 'scheduledverification.walkeep.io',
+  ObjectStore: 'objectstore.barmancloud.cnpg.io',
 } as const;
-
-const OBJECT_STORE = 'objectstore.barmancloud.cnpg.io';
 
 /** A policy of several clusters is said once. */
 function sayResult(result: ApplyResult, said: Set<string>, suffix = ''): void {
@@ -250,7 +249,7 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
     if (kind !== 'ObjectStore') continue;
     const { outcome } = await host.state.objectStores.save(manifest);
     const word = outcome === 'changed' ? 'configured' : outcome;
-    say(OBJECT_STORE, manifest.metadata.name, `${word} (kept on this host)`);
+    say(RESOURCE.ObjectStore, manifest.metadata.name, `${word} (kept on this host)`);
   }
   if (!temporal) return;
   const said = new Set<string>();
@@ -478,7 +477,7 @@ async function preview(host: Host, plan: ApplyPlan): Promise<void> {
   for (const { metadata } of plan.secrets) say('secret', metadata.name, `would be kept on this host${dry}`);
   for (const { kind, manifest } of plan.kept) {
     if (kind !== 'ObjectStore') continue;
-    say(OBJECT_STORE, manifest.metadata.name, `${await saveWouldSay(host.state, manifest)}${dry}`);
+    say(RESOURCE.ObjectStore, manifest.metadata.name, `${await saveWouldSay(host.state, manifest)}${dry}`);
   }
   if (plan.keepers.length === 0) return;
   const temporal = await host.temporal().catch((error: unknown) => {

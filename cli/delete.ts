@@ -4,6 +4,7 @@ import { createScheduleService } from '../workers/schedule-ports.ts';
 import type { RemovedObject } from '../workflows/interface.ts';
 import { applyToKeeper, RESOURCE } from './apply.ts';
 import { removeCluster } from './delete-cluster.ts';
+import { removeObjectStore } from './delete-object-store.ts';
 import { removePolicy } from './delete-policy.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
@@ -18,7 +19,7 @@ interface DeleteOptions {
   readonly yes?: true;
 }
 
-const KINDS: ReadonlyMap<string, RemovedObject['kind'] | 'Cluster'> = new Map([
+const KINDS: ReadonlyMap<string, RemovedObject['kind'] | 'Cluster' | 'ObjectStore'> = new Map([
   ['scheduledbackup', 'ScheduledBackup'],
   ['scheduledbackups', 'ScheduledBackup'],
   ['scheduledverification', 'ScheduledVerification'],
@@ -27,21 +28,27 @@ const KINDS: ReadonlyMap<string, RemovedObject['kind'] | 'Cluster'> = new Map([
   ['backuppolicies', 'BackupPolicy'],
   ['cluster', 'Cluster'],
   ['clusters', 'Cluster'],
+  ['objectstore', 'ObjectStore'],
+  ['objectstores', 'ObjectStore'],
 ]);
 
 /** `walkeep delete KIND NAME` */
 export function deleteCommand(): Command {
   return new Command('delete')
-    .summary('take back a ScheduledBackup, ScheduledVerification, BackupPolicy or Cluster')
+    .summary('take back a ScheduledBackup, ScheduledVerification, BackupPolicy, Cluster or ObjectStore')
     .description(
       'Takes back what was applied. Backups and WAL in the repository are never touched by it: without a schedule no\n' +
         'more backups are taken, without a policy no rule of it deletes or keeps any more: beside a retentionPolicy of\n' +
-        'the Cluster that is asked about first.',
+        'the Cluster that is asked about first. An ObjectStore is taken back from this host, where it is kept, unless a\n' +
+        'Cluster refers to it.',
     )
-    .argument('<kind>', 'scheduledbackup, scheduledverification, backuppolicy or cluster')
+    .argument('<kind>', 'scheduledbackup, scheduledverification, backuppolicy, cluster or objectstore')
     .argument('<name>', 'its name')
     .option('--cluster <name>', 'the cluster it belongs to; of a policy, the only one it is taken back from')
-    .option('--yes', 'do not ask before a window alone decides what is deleted')
+    .option(
+      '--yes',
+      'do not ask before a window alone decides what is deleted, or about a Cluster without keeper',
+    )
     .addOption(namespaceOption())
     .addOption(stateOption())
     .action(async (kind: string, name: string, options: DeleteOptions) => {
@@ -54,7 +61,7 @@ async function remove(host: Host, kindText: string, name: string, options: Delet
   const kind = KINDS.get(kindText.toLowerCase());
   if (!kind) {
     throw new BackupError('usage', `there is nothing to delete of the kind "${kindText}"`, {
-      hint: 'write scheduledbackup, scheduledverification, backuppolicy or cluster; for backups see walkeep sweep',
+      hint: 'write scheduledbackup, scheduledverification, backuppolicy, cluster or objectstore; for backups see walkeep sweep',
     });
   }
   await requireTemporal(host);
@@ -62,10 +69,15 @@ async function remove(host: Host, kindText: string, name: string, options: Delet
   const deleted =
     kind === 'BackupPolicy'
       ? await removePolicy(host, { namespace, name, yes, ...(cluster !== undefined && { cluster }) })
-      : await removePlan(host, kind, name, options);
+      : kind === 'ObjectStore'
+        ? await removeObjectStore(host, { namespace, name, yes })
+        : await removePlan(host, kind, name, options);
   if (!deleted) {
     throw new BackupError('usage', `there is no ${kind} "${name}" in namespace ${namespace}`, {
-      hint: 'walkeep get shows what there is; name its cluster with --cluster if this host does not know it',
+      hint:
+        kind === 'ObjectStore'
+          ? 'they are kept on the hosts where they were applied; walkeep get objectstores lists those of this one'
+          : 'walkeep get shows what there is; name its cluster with --cluster if this host does not know it',
     });
   }
   process.stdout.write(`${RESOURCE[kind]}/${name} deleted\n`);

@@ -4,6 +4,7 @@ import { BackupError } from '../core/errors.ts';
 import { objectStoreReferences } from '../manifests/object-store-references.ts';
 import type { ObjectStoreManifest } from '../manifests/object-store-resource.ts';
 import type { Listed } from '../operations/state-directory.ts';
+import { RESOURCE } from './apply.ts';
 import { exitCodeFor } from './exit-codes.ts';
 import { listClusters, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
@@ -64,7 +65,7 @@ async function format(
   if (output === 'json') return `${JSON.stringify(all, undefined, 2)}\n`;
   if (output === 'yaml') return stringify(all);
   if (output === 'name')
-    return stores.map(({ metadata }) => `objectstore.barmancloud.cnpg.io/${metadata.name}\n`).join('');
+    return stores.map(({ metadata }) => `${RESOURCE.ObjectStore}/${metadata.name}\n`).join('');
   const clusters = await listClusters(host, namespace);
   const referring = (name: string) =>
     clusters

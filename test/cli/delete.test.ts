@@ -7,6 +7,7 @@ import { deleteCommand } from '../../cli/delete.ts';
 import { withHost } from '../../cli/host.ts';
 import { backupPolicySchema, WALKEEP_API } from '../../manifests/backup-policy.ts';
 import { clusterSchema } from '../../manifests/cluster.ts';
+import { objectStoreSchema } from '../../manifests/object-store-resource.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
 import { openStateDirectory } from '../../operations/state-directory.ts';
 import { createScheduleService } from '../../workers/schedule-ports.ts';
@@ -94,6 +95,15 @@ function schedule(name: string, cluster: string) {
     kind: 'ScheduledBackup',
     metadata: { name },
     spec: { schedule: '0 0 2 1 1 *', cluster: { name: cluster } },
+  });
+}
+
+function objectStore(namespace: string, name: string) {
+  return objectStoreSchema.parse({
+    apiVersion: 'barmancloud.cnpg.io/v1',
+    kind: 'ObjectStore',
+    metadata: { name, namespace },
+    spec: { configuration: { destinationPath: 'file:///srv/backups' } },
   });
 }
 
@@ -228,7 +238,7 @@ describe('walkeep delete', () => {
   it('changes nothing, and says so, where Temporal can’t be reached', async () => {
     vi.stubEnv('TEMPORAL_ADDRESS', '127.0.0.1:9');
     try {
-      for (const kind of ['cluster', 'backuppolicy', 'scheduledbackup'])
+      for (const kind of ['cluster', 'backuppolicy', 'scheduledbackup', 'objectstore'])
         await expect(remove(kind, 'x'), kind).rejects.toMatchObject({
           code: 'temporal-unavailable',
           message: expect.stringContaining('so nothing was changed'),
@@ -331,11 +341,20 @@ describe('walkeep delete backuppolicy', { timeout: 90_000 }, () => {
     const keeper = await startKeeper('silent');
     const shelf = openStateDirectory(state).backupPolicies;
     await shelf.save(policy('unheard', 'silent'));
-    await expect(remove('backuppolicy', 'unheard', '--cluster', 'silent')).rejects.toMatchObject({
-      code: 'worker-missing',
-      message: expect.stringContaining('nothing was changed'),
-    });
+    const stores = openStateDirectory(state).objectStores;
+    await stores.save(objectStore('default', 'unsure'));
+    await Promise.all([
+      expect(remove('backuppolicy', 'unheard', '--cluster', 'silent')).rejects.toMatchObject({
+        code: 'worker-missing',
+        message: expect.stringContaining('nothing was changed'),
+      }),
+      expect(remove('objectstore', 'unsure')).rejects.toMatchObject({
+        code: 'worker-missing',
+        message: expect.stringMatching(/whether \S+ refers to ObjectStore "unsure"; nothing was changed/),
+      }),
+    ]);
     expect(await shelf.read('default', 'unheard')).toBeDefined();
+    expect(await stores.read('default', 'unsure')).toBeDefined();
     await keeper.terminate();
   });
 
@@ -380,5 +399,76 @@ describe('walkeep delete scheduledbackup', { timeout: 90_000 }, () => {
     expect(await shelf.read('default', 'kept')).toBeDefined();
     await remove('scheduledbackup', 'kept');
     expect(await shelf.read('default', 'kept')).toBeUndefined();
+  });
+});
+
+describe('walkeep delete objectstore', { timeout: 90_000 }, () => {
+  const inNamespace = (namespace: string, name: string, spec: object = {}) =>
+    clusterSchema.parse({ ...clusterManifest(name, { ...spec }), metadata: { name, namespace } });
+  const plugin = (name: string) => ({
+    name: 'barman-cloud.cloudnative-pg.io',
+    parameters: { barmanObjectName: name },
+  });
+  const shelf = () => openStateDirectory(state).objectStores;
+  // Of other tests there are keepers that nobody answers for: each has a namespace of its own.
+  const start = (manifest: ReturnType<typeof clusterManifest>) =>
+    temporal.client.workflow.start(WORKFLOW.cluster, {
+      workflowId: clusterWorkflowId(manifest.metadata.namespace, manifest.metadata.name),
+      taskQueue: WORKFLOW_QUEUE,
+      args: [manifest],
+    });
+
+  it('D3: is refused while Clusters refer to it, wherever they were applied, and names the places', async () => {
+    await startWorkers('any');
+    const barmanObjectStore = { destinationPath: 'file:///srv/backups', serverName: 'owner' };
+    const externally = (store: string) => ({
+      externalClusters: [{ name: 'origin', plugin: plugin(store), barmanObjectStore }],
+    });
+    const owning = { plugins: [{ ...plugin('wanted'), isWALArchiver: true }] };
+    const owner = await start(inNamespace('stores', 'owner', owning));
+    const reader = await start(inNamespace('stores', 'reader', externally('wanted')));
+    const neither = await start(inNamespace('stores', 'neither', externally('other')));
+    await shelf().save(objectStore('stores', 'wanted'));
+    await eventually('Temporal lists them', async () => {
+      const query = "WorkflowId STARTS_WITH 'cluster/stores/' AND ExecutionStatus = 'Running'";
+      return (await temporal.client.workflow.count(query)).count === 3;
+    });
+    await expect(remove('objectstore', 'wanted', '-n', 'stores', '--yes')).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringMatching(
+        /referred to by Cluster owner, Cluster reader \(externalClusters "origin"\); nothing was changed/,
+      ),
+    });
+    expect(await shelf().read('stores', 'wanted')).toBeDefined();
+
+    await owner.executeUpdate(applyUpdate, { args: [{ cluster: inNamespace('stores', 'owner') }] });
+    await reader.executeUpdate(applyUpdate, { args: [{ cluster: inNamespace('stores', 'reader') }] });
+    await remove('objectstores', 'wanted', '-n', 'stores');
+    expect(await shelf().read('stores', 'wanted')).toBeUndefined();
+    expect(said.join('')).toContain('objectstore.barmancloud.cnpg.io/wanted deleted');
+    expect(said.join('')).toContain('nothing stored was touched');
+    await expect(remove('objectstore', 'wanted', '-n', 'stores')).rejects.toMatchObject({
+      code: 'usage',
+      message: 'there is no ObjectStore "wanted" in namespace stores',
+      hint: expect.stringContaining('walkeep get objectstores'),
+    });
+    await Promise.all([owner, reader, neither].map((keeper) => keeper.terminate()));
+  });
+
+  it('asks where only this host remembers a Cluster that refers to it; a damaged file goes by its name', async () => {
+    const here = openStateDirectory(state);
+    const spec = { plugins: [{ ...plugin('old'), isWALArchiver: true }] };
+    await here.clusters.save(clusterSchema.parse(inNamespace('past', 'left', spec)));
+    await shelf().save(objectStore('past', 'old'));
+    writeFileSync(join(state, 'object-stores/past/old.json'), '{"half');
+    await expect(remove('objectstore', 'old', '-n', 'past')).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringMatching(/Cluster left on this host, without a keeper.*nothing was changed/),
+      hint: 'add --yes',
+    });
+    expect(await shelf().list('past')).toHaveLength(1);
+    await remove('objectstore', 'old', '-n', 'past', '--yes');
+    expect(await shelf().list('past')).toEqual([]);
+    expect((await here.clusters.read('past', 'left'))?.manifest.spec.plugins).toHaveLength(1);
   });
 });
