@@ -29,6 +29,7 @@ import {
 } from '../workflows/interface.ts';
 import { holdOf } from '../workflows/keeper-holds.ts';
 import { refuseDropping, takenOver } from './apply-besides.ts';
+import { requireShorterWindows, tellShorterWindows } from './apply-windows.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
 import { knownObjectStores, saveWouldSay, temporalIfThere, withReferringClusters } from './object-stores.ts';
@@ -39,6 +40,7 @@ import type { TemporalClient } from './temporal-client.ts';
 interface ApplyOptions {
   readonly filename: readonly string[];
   readonly dryRun?: true;
+  readonly yes?: true;
   readonly mergeDuplicateKeys?: true;
   readonly namespace?: string;
   readonly state?: string;
@@ -57,6 +59,7 @@ export function applyCommand(): Command {
     .requiredOption('-f, --filename <path...>', 'files, directories, or - for standard input')
     .option('--dry-run', 'check, and say what would change; change nothing')
     .option('--merge-duplicate-keys', 'unite maps that stand twice under one key, instead of refusing them')
+    .option('--yes', 'do not ask before a retentionPolicy keeps less than the one before')
     .option('-n, --namespace <namespace>', 'namespace of objects that name none (default: "default")')
     .addOption(stateOption())
     .addHelpText(
@@ -90,7 +93,7 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
   }
   const ask = options.dryRun ? temporalIfThere : requireTemporal;
   const plan = await withReferringClusters(host, planOf(loaded.documents), ask);
-  await (options.dryRun ? preview(host, plan) : carryOut(host, plan));
+  await (options.dryRun ? preview(host, plan) : carryOut(host, plan, options.yes ?? false));
   for (const { kind, name } of loaded.foreign) say(kind.toLowerCase(), name, 'left alone');
   return EXIT.ok;
 }
@@ -220,7 +223,7 @@ async function requireTemporal(host: Host): Promise<TemporalClient> {
 }
 
 /** The secrets first: a worker that hears of the manifest needs them at once. */
-async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
+async function carryOut(host: Host, plan: ApplyPlan, yes: boolean): Promise<void> {
   // Before anything changes: without Temporal nothing of the manifests could be acted on.
   const temporal = plan.keepers.length > 0 ? await requireTemporal(host) : undefined;
   const running = new Set<string>();
@@ -237,6 +240,7 @@ async function carryOut(host: Host, plan: ApplyPlan): Promise<void> {
   for (const one of plan.keepers)
     if (!running.has(`${one.namespace}/${one.cluster}`)) refuseUnheldBackups(one, one.input);
   if (temporal) await refuseDropping(host, temporal, plan.keepers);
+  await requireShorterWindows(host, plan.keepers, yes);
   for (const { metadata, values } of plan.secrets) {
     const { outcome, directory } = await host.state.createSecret({ ...metadata, values });
     say(
@@ -492,6 +496,7 @@ async function preview(host: Host, plan: ApplyPlan): Promise<void> {
     if (would) sayResult(would, said, dry);
     else sayUnasked(cluster, input, `${temporal ? 'created' : 'valid'}${dry}`);
   }
+  await tellShorterWindows(host, plan.keepers);
 }
 
 function sayUnasked(cluster: string, input: ApplyInput, what: string): void {

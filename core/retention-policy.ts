@@ -34,3 +34,23 @@ export function parseRetentionPolicy(text: string): RetentionWindow {
 function unitOf(letter: string | undefined): 'd' | 'w' | 'm' {
   return letter === 'w' || letter === 'm' ? letter : 'd';
 }
+
+/** What may let backups of a cluster go. */
+export interface DeletionRules {
+  /** `retentionPolicy`. */
+  readonly window: string | undefined;
+  /** Whether a BackupPolicy is declared: what either keeps is kept. */
+  readonly hasPolicy: boolean;
+}
+
+/** Whether another `retentionPolicy` lets backups go that are kept by the one before. A BackupPolicy's own rules are not looked at. */
+export function keepsLess(before: DeletionRules, after: DeletionRules): boolean {
+  if (before.window === after.window) return false;
+  if (before.window === undefined) {
+    // Without any rule nothing is deleted; beside a policy a window keeps more.
+    return !before.hasPolicy;
+  }
+  // Then the policy alone decides; without one nothing is deleted any more.
+  if (after.window === undefined) return after.hasPolicy;
+  return parseRetentionPolicy(after.window).windowMs < parseRetentionPolicy(before.window).windowMs;
+}

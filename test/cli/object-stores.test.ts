@@ -164,6 +164,53 @@ describe('walkeep apply of an ObjectStore', () => {
     }
   }, 90_000);
 
+  it('D3: with a window that keeps less is asked about first, and the Clusters it reaches are named; so is a Cluster’s own', async () => {
+    const first = await startWorld('first');
+    const second = await startWorld('second', ['cluster', 'instance']);
+    const state = makeTempDir('state');
+    const windows = async () =>
+      Promise.all(
+        [first.keeper, second.keeper].map(
+          async (one) => (await one.query(manifestQuery)).manifest.spec.backup?.retentionPolicy,
+        ),
+      );
+    try {
+      await apply(state, STORE('s3://first') + CLUSTER('first') + CLUSTER('second'));
+      const what =
+        'first (of ObjectStore "store"): 30d -> 7d; second (of ObjectStore "store"): 30d -> 7d): backups that no rule keeps';
+      const dry = await apply(state, STORE('s3://first', '7d'), '--dry-run');
+      expect(dry).toContain(what);
+      expect(dry).toContain('asked about first; a script says --yes');
+      await expect(apply(state, STORE('s3://first', '7d'))).rejects.toMatchObject({
+        code: 'usage',
+        message: expect.stringContaining(what),
+        hint: expect.stringContaining('--yes'),
+      });
+      expect(await windows()).toEqual(['30d', '30d']);
+      expect(
+        await said(() => getCommand().parseAsync(['objectstores', '--state', state], { from: 'user' })),
+      ).toContain('30d');
+      expect(await apply(state, STORE('s3://first', '7d'), '--yes')).toContain(what);
+      expect(await windows()).toEqual(['7d', '7d']);
+      expect(await apply(state, STORE('s3://first', '7d'))).not.toContain('keeps less');
+
+      const direct = (window: string) => `
+apiVersion: postgresql.cnpg.io/v1
+kind: Cluster
+metadata: {name: second}
+spec: {backup: {barmanObjectStore: {destinationPath: file:///srv}, retentionPolicy: ${window}}}
+`;
+      await apply(state, direct('2w'));
+      await expect(apply(state, direct('13d'))).rejects.toMatchObject({
+        message: expect.stringMatching(/\(second: 2w -> 13d\).*nothing was applied/),
+      });
+      expect(await windows()).toEqual(['7d', '2w']);
+    } finally {
+      await first.stop();
+      await second.stop();
+    }
+  }, 90_000);
+
   it('a Cluster that refers to one this host does not know is refused, and nothing is applied', async () => {
     const state = makeTempDir('state');
     const before = process.exitCode;

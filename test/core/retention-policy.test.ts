@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { isRetentionPolicy, parseRetentionPolicy } from '../../core/retention-policy.ts';
+import { isRetentionPolicy, keepsLess, parseRetentionPolicy } from '../../core/retention-policy.ts';
 
 const DAY = 86_400_000;
 
@@ -20,4 +20,27 @@ describe('retentionPolicy', () => {
       expect(() => parseRetentionPolicy(text)).toThrow(expect.objectContaining({ code: 'format-invalid' }));
     },
   );
+});
+
+describe('another retentionPolicy keeps less', () => {
+  test.for([
+    { why: 'a shorter window', before: '30d', after: '29d', less: true },
+    { why: 'a longer one', before: '4w', after: '30d', less: false },
+    { why: 'the same in other words', before: '4w', after: '28d', less: false },
+    { why: 'the first one, where nothing was deleted', before: undefined, after: '6m', less: true },
+    { why: 'the first one beside a policy', before: undefined, after: '1d', policy: true, less: false },
+    { why: 'none any more: nothing is deleted', before: '30d', after: undefined, less: false },
+    {
+      why: 'none beside a policy, which decides alone',
+      before: '30d',
+      after: undefined,
+      policy: true,
+      less: true,
+    },
+    { why: 'a shorter one beside a policy', before: '30d', after: '1d', policy: true, less: true },
+    { why: 'none as before', before: undefined, after: undefined, policy: true, less: false },
+  ])('D3: $why: $less', ({ before, after, policy = false, less }) => {
+    const rules = (window: string | undefined) => ({ window, hasPolicy: policy });
+    expect(keepsLess(rules(before), rules(after))).toBe(less);
+  });
 });
