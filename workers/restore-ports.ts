@@ -5,8 +5,7 @@ import { bootstrapRecovery } from '../core/bootstrap-recovery.ts';
 import { BackupError } from '../core/errors.ts';
 import type { RecoveryTarget } from '../core/recovery.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
-import { externalClusterSchema, type ExternalCluster } from '../manifests/external-cluster.ts';
-import { formatPath } from '../manifests/problem.ts';
+import type { ExternalCluster } from '../manifests/external-cluster.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import { holdForRestore } from '../operations/hold-backup.ts';
 import { openRepository, type RepositoryAccess } from '../operations/open-repository.ts';
@@ -26,6 +25,7 @@ import type { StateDirectory } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
 import { readOutcome } from '../repository/outcome.ts';
 import type { Repository } from '../repository/repository.ts';
+import { parseSource, storeOfSource } from './restore-source.ts';
 
 export interface RestoreWorkerPorts {
   readonly instance: string;
@@ -133,11 +133,11 @@ function isFree(pgdata: string): boolean {
 /** From where and to when: the place itself, a name, or what the target's own manifest says. */
 async function findSource(worker: RestoreWorkerPorts, request: RestoreRequest): Promise<Source> {
   const { source, namespace, cluster, recoveryTarget: target = {} } = request;
-  if (typeof source === 'object') return externalSource(parseSource(source), namespace, target);
+  if (typeof source === 'object') return externalSource(worker, parseSource(source), request);
   const own = (await worker.state.clusters.read(namespace, cluster))?.manifest;
   if (source === undefined) return bootstrapSource(worker, request, own);
   const external = own?.spec.externalClusters.find((entry) => entry.name === source);
-  if (external) return externalSource(external, namespace, target);
+  if (external) return externalSource(worker, external, request);
   const applied = await worker.state.clusters.read(namespace, source);
   if (applied) return { reference: archiveOf(applied.manifest), target };
   throw new BackupError(
@@ -175,13 +175,13 @@ async function bootstrapSource(
   };
 }
 
-function externalSource(entry: ExternalCluster, namespace: string, target: RecoveryTarget): Source {
-  if (entry.barmanObjectStore)
-    return { reference: referenceTo(entry.barmanObjectStore, entry.name, namespace), target };
-  throw new BackupError(
-    'input-invalid',
-    `restore: the source "${entry.name}" has no barmanObjectStore to restore from`,
-  );
+async function externalSource(
+  worker: RestoreWorkerPorts,
+  entry: ExternalCluster,
+  { namespace, cluster, recoveryTarget: target = {} }: RestoreRequest,
+): Promise<Source> {
+  const store = await storeOfSource(entry, { cluster, namespace }, worker.state.objectStores);
+  return { reference: referenceTo(store, entry.name, namespace), target };
 }
 
 /** Where a cluster archives to. */
@@ -192,19 +192,6 @@ function archiveOf({ metadata, spec }: ClusterManifest): RepositoryReference {
     'manifest-invalid',
     `Cluster "${metadata.name}" has no spec.backup.barmanObjectStore to restore from`,
   );
-}
-
-function parseSource(source: Readonly<Record<string, unknown>>): ExternalCluster {
-  const parsed = externalClusterSchema.safeParse(source);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  const field = formatPath([
-    'source',
-    ...(issue?.path ?? []).map((step) => (typeof step === 'number' ? step : String(step))),
-  ]);
-  throw new BackupError('input-invalid', `restore: field "${field}": ${issue?.message ?? 'is not valid'}`, {
-    hint: 'write it as an entry of externalClusters: {"name": …, "barmanObjectStore": {…}}',
-  });
 }
 
 /** `bootstrap.recovery.backup` names a Backup; of which cluster it is, its manifest or its outcome tells. */
