@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { isRetentionPolicy } from '../core/retention-policy.ts';
-import { isBarmanPlugin } from './barman-plugin.ts';
+import { BARMAN_PLUGIN, isBarmanPlugin } from './barman-plugin.ts';
+import { closestName } from './closest-name.ts';
 import { externalClusterSchema, pluginSchema, reviewExternalClusters } from './external-cluster.ts';
 import { flag, nameFault, plainText, textMap, textThat } from './fields.ts';
 import { metadataSchema } from './metadata.ts';
@@ -198,7 +199,8 @@ function reviewBackup(cluster: ClusterManifest, path: FieldPath): Finding[] {
   if (!backup) {
     if (bootstrap?.recovery || plugins.some((plugin) => plugin.enabled)) return [];
     const message = 'there is no spec.backup: nothing of this cluster is archived or backed up';
-    return [{ path: ['spec'], message, fix: 'add spec.backup.barmanObjectStore', severity: 'warning' }];
+    const fix = `${switchedOn(plugins)}add spec.backup.barmanObjectStore`;
+    return [{ path: ['spec'], message, fix, severity: 'warning' }];
   }
   const findings: Finding[] = [];
   const { barmanObjectStore, volumeSnapshot: snapshot } = backup;
@@ -207,16 +209,26 @@ function reviewBackup(cluster: ClusterManifest, path: FieldPath): Finding[] {
   if (snapshot) findings.push(...reviewSnapshot(cluster, [...path, 'volumeSnapshot']));
   if (!barmanObjectStore && !snapshot && !plugins.some((plugin) => plugin.enabled)) {
     const message = 'it does not say where to: nothing of this cluster is archived or backed up';
-    findings.push({ path, message, fix: 'add barmanObjectStore with destinationPath', severity: 'warning' });
+    const fix = `${switchedOn(plugins)}add barmanObjectStore with destinationPath`;
+    findings.push({ path, message, fix, severity: 'warning' });
   }
   if (!barmanObjectStore && backup.retentionPolicy !== undefined) {
-    const message = 'retentionPolicy only concerns an object store, and there is no barmanObjectStore';
-    const fix = plugins.some(isBarmanPlugin)
+    const byPlugin = plugins.some(isBarmanPlugin);
+    const message = byPlugin
+      ? "has no part in it: how long backups are kept says the Barman plugin's ObjectStore"
+      : 'retentionPolicy only concerns an object store, and there is no barmanObjectStore';
+    const fix = byPlugin
       ? 'write it as spec.retentionPolicy of the ObjectStore, and remove it here'
       : 'add barmanObjectStore, or remove retentionPolicy';
     findings.push({ path: [...path, 'retentionPolicy'], message, fix, severity: 'warning' });
   }
   return findings;
+}
+
+/** What else there is to do where the Barman plugin is there, and does nothing. */
+function switchedOn(plugins: ClusterManifest['spec']['plugins']): string {
+  const isOff = plugins.some(({ name, enabled }) => name === BARMAN_PLUGIN && !enabled);
+  return isOff ? `plugin ${show(BARMAN_PLUGIN)} is switched off: remove its "enabled: false", or ` : '';
 }
 
 function reviewSnapshot(cluster: ClusterManifest, path: FieldPath): Finding[] {
@@ -279,7 +291,9 @@ export function reviewOwnArchive(cluster: ClusterManifest, path: FieldPath): Fin
     {
       path,
       message: `the recovered cluster would archive into ${url}/${ownServer}, the very repository it is recovered from`,
-      fix: 'give spec.backup.barmanObjectStore its own serverName',
+      fix: cluster.spec.plugins.some(isBarmanPlugin)
+        ? 'give its plugin a serverName of its own: parameters.serverName'
+        : 'give spec.backup.barmanObjectStore its own serverName',
       severity: unchecked ? 'warning' : 'error',
     },
   ];
@@ -305,7 +319,18 @@ function reviewPlugins(cluster: ClusterManifest, path: FieldPath): Finding[] {
   for (const { plugin, index } of enabled) {
     if (isBarmanPlugin(plugin)) continue;
     const message = `plugin ${show(plugin.name)} is accepted; walkeep runs no plugins`;
-    findings.push({ path: [...path, index], message, fix: '', severity: 'note' });
+    const isMeant =
+      plugin.parameters['barmanObjectName'] !== undefined || closestName(plugin.name, [BARMAN_PLUGIN]);
+    findings.push(
+      isMeant
+        ? {
+            path: [...path, index],
+            message: `${message}: nothing is archived or backed up by it`,
+            fix: `did you mean "${BARMAN_PLUGIN}"?`,
+            severity: 'warning',
+          }
+        : { path: [...path, index], message, fix: '', severity: 'note' },
+    );
   }
   return findings;
 }

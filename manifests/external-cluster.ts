@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { isBarmanPlugin } from './barman-plugin.ts';
+import { BARMAN_PLUGIN, isBarmanPlugin } from './barman-plugin.ts';
 import { flag, plainText, secretKeySelector, textMap } from './fields.ts';
 import { barmanObjectStoreSchema, reviewObjectStore } from './object-store.ts';
 import { serverNameFault } from './object-store-location.ts';
@@ -54,7 +54,11 @@ export function reviewExternalClusters(entries: readonly ExternalCluster[], path
     if (entry.barmanObjectStore) {
       findings.push(...reviewObjectStore(entry.barmanObjectStore, [...here, 'barmanObjectStore']));
     }
-    if (entry.plugin && !isBarmanPlugin(entry.plugin)) {
+    if (entry.plugin?.name === BARMAN_PLUGIN && !entry.plugin.enabled) {
+      const message = `plugin ${show(entry.plugin.name)} is switched off: nothing is recovered by it`;
+      const fix = 'remove its "enabled: false", or the plugin';
+      findings.push({ path: [...here, 'plugin'], message, fix, severity: 'warning' });
+    } else if (entry.plugin && !isBarmanPlugin(entry.plugin)) {
       const message = `plugin ${show(entry.plugin.name)} is accepted; walkeep runs no plugins, and recovers by none but the Barman plugin's ObjectStores`;
       const fix = 'give barmanObjectStore, if there is a repository as barman-cloud writes it';
       findings.push({ path: [...here, 'plugin'], message, fix, severity: 'warning' });

@@ -64,9 +64,19 @@ function reviewParameters({ name, isWALArchiver, parameters }: Plugin, path: Fie
   for (const given of Object.keys(parameters)) {
     if (BARMAN_PARAMETERS.includes(given)) continue;
     const closest = closestName(given, BARMAN_PARAMETERS);
+    if (closest !== undefined) {
+      // Without it another folder would be written to, or read.
+      const message = `is no parameter of ${name}`;
+      findings.push({
+        path: [...here, given],
+        message,
+        fix: `did you mean "${closest}"?`,
+        severity: 'error',
+      });
+      continue;
+    }
     const message = `is no parameter of ${name} that walkeep knows, and is left aside`;
-    const fix =
-      closest === undefined ? `there are: ${BARMAN_PARAMETERS.join(', ')}` : `did you mean "${closest}"?`;
+    const fix = `there are: ${BARMAN_PARAMETERS.join(', ')}`;
     findings.push({ path: [...here, given], message, fix, severity: 'warning' });
   }
   const { barmanObjectName = '', serverName = '' } = parameters;

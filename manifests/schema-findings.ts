@@ -76,6 +76,7 @@ const EXAMPLES: ReadonlyMap<string, string> = new Map([
   ['cluster', 'cluster: {name: CLUSTER}'],
   ['clusters', 'clusters: [CLUSTER]'],
   ['metadata', 'metadata: {name: NAME}'],
+  ['configuration', 'configuration: {destinationPath: s3://BUCKET/PREFIX}, with its credentials'],
 ]);
 
 function missing(path: FieldPath) {

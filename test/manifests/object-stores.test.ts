@@ -241,6 +241,11 @@ describe('a set of manifests', () => {
       },
       'is there twice',
     ],
+    [
+      'a misspelt parameter, by which another folder would be written to',
+      { plugins: [plugin({ barmanObjectName: 'store', servername: 'x' })] },
+      'did you mean "serverName"?',
+    ],
     ['a WAL archiver without a store', { plugins: [plugin({})] }, 'names no ObjectStore'],
     [
       'S2: a server name that leaves its folder',
@@ -257,6 +262,17 @@ describe('a set of manifests', () => {
         ],
       },
       'would archive into s3://backups/postgres/orders, the very repository it is recovered from',
+    ],
+    [
+      'C5: the same, and what to do about it',
+      {
+        plugins: [plugin({ barmanObjectName: 'store' })],
+        bootstrap: { recovery: { source: 'origin' } },
+        externalClusters: [
+          { name: 'origin', plugin: { name: PLUGIN, parameters: { barmanObjectName: 'store' } } },
+        ],
+      },
+      'a serverName of its own: parameters.serverName',
     ],
   ])('with %s is refused', ([, spec, message]) => {
     const loaded = loadTexts([STORE, written(spec)]);
@@ -284,17 +300,45 @@ describe('a set of manifests', () => {
     ]);
   });
 
-  it('a misspelt parameter and a retentionPolicy that would do nothing are told', () => {
+  it('a parameter nobody knows and a retentionPolicy that would do nothing are told', () => {
     const spec = {
       backup: { retentionPolicy: '7d' },
-      plugins: [plugin({ barmanObjectName: 'store', servername: 'x' })],
+      plugins: [plugin({ barmanObjectName: 'store', pace: 'x' })],
     };
     const loaded = loadTexts([STORE, written(spec)]);
-    expect(told(loaded, 'warning').join('\n')).toMatch(/did you mean "serverName"/);
+    expect(told(loaded, 'warning').join('\n')).toMatch(/parameters\.pace: is no parameter/);
     expect(told(loaded, 'warning').join('\n')).toMatch(
-      /write it as spec\.retentionPolicy of the ObjectStore/,
+      /retentionPolicy: has no part in it.*write it as spec\.retentionPolicy of the ObjectStore/s,
     );
     expect(loaded.documents[1]?.manifest).toMatchObject({ spec: { backup: { retentionPolicy: '30d' } } });
+  });
+
+  test.for([
+    [
+      'switched off',
+      plugin({ barmanObjectName: 'store' }, { enabled: false }),
+      'remove its "enabled: false"',
+    ],
+    [
+      'misspelt',
+      { ...plugin({ barmanObjectName: 'store' }), name: 'barman-cloud.cloudnativepg.io' },
+      `did you mean "${PLUGIN}"?`,
+    ],
+  ] as const)(
+    'the Barman plugin %s: it is told that nothing is archived, and what to do',
+    ([, given, fix]) => {
+      const warnings = told(loadTexts([STORE, written({ plugins: [given] })]), 'warning').join('\n');
+      expect(warnings).toMatch(/nothing (of this cluster )?is archived or backed up/);
+      expect(warnings).toContain(fix);
+    },
+  );
+
+  it('an entry of externalClusters whose plugin is switched off: it is told, and what to do', () => {
+    const entry = { name: 'origin', plugin: plugin({ barmanObjectName: 'store' }, { enabled: false }) };
+    const loaded = loadTexts([STORE, written({ backup: direct, externalClusters: [entry] })]);
+    expect(told(loaded, 'warning').join('\n')).toMatch(
+      /switched off: nothing is recovered by it.*"enabled: false"/s,
+    );
   });
 
   it('an ObjectStore that names a server, or a key its Secret lacks, is told where', () => {
