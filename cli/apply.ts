@@ -29,6 +29,7 @@ import {
 } from '../workflows/interface.ts';
 import { holdOf } from '../workflows/keeper-holds.ts';
 import { refuseDropping, takenOver } from './apply-besides.ts';
+import { tellMissingSecrets } from './apply-secrets.ts';
 import { requireShorterWindows, tellShorterWindows } from './apply-windows.ts';
 import { EXIT } from './exit-codes.ts';
 import { withHost, type Host } from './host.ts';
@@ -87,10 +88,11 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
   if (hasErrors(loaded.problems)) {
     const errors = loaded.problems.filter(({ severity }) => severity === 'error').length;
     note(
-      `walkeep: ${errors} ${errors === 1 ? 'error' : 'errors'}: none of ${loaded.count} documents was applied, nothing was changed`,
+      `walkeep: ${errors} ${errors === 1 ? 'error' : 'errors'}: ${loaded.count === 1 ? 'the document was not' : `none of ${loaded.count} documents was`} applied, nothing was changed`,
     );
     return EXIT.manifestRefused;
   }
+  await tellMissingSecrets(host, loaded.documents);
   const ask = options.dryRun ? temporalIfThere : requireTemporal;
   const plan = await withReferringClusters(host, planOf(loaded.documents), ask);
   await (options.dryRun ? preview(host, plan) : carryOut(host, plan, options.yes ?? false));

@@ -211,6 +211,31 @@ spec: {backup: {barmanObjectStore: {destinationPath: file:///srv}, retentionPoli
     }
   }, 90_000);
 
+  it('secrets that are neither on this host nor in the set, are told with what to do; nothing waits for them', async () => {
+    vi.stubEnv('TEMPORAL_ADDRESS', '127.0.0.1:9');
+    try {
+      const state = makeTempDir('state');
+      const keys = 'accessKeyId: {name: keys, key: ID}, secretAccessKey: {name: keys, key: KEY}';
+      const text = `---
+apiVersion: barmancloud.cnpg.io/v1
+kind: ObjectStore
+metadata: {name: store}
+spec: {configuration: {destinationPath: s3://first, s3Credentials: {${keys}}}}
+${CLUSTER('needs')}`;
+      expect(await apply(state, text, '--dry-run')).toContain(
+        'Secret default/keys (ID, KEY) is not on this host. The host of the worker needs it; there: ' +
+          'walkeep create secret generic keys -n default --from-file=ID=./FILE --from-file=KEY=./FILE',
+      );
+      const secret =
+        '---\napiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {ID: a, KEY: b}\n';
+      expect(await apply(state, secret + text, '--dry-run')).not.toContain('is not on this host');
+      await apply(state, secret);
+      expect(await apply(state, text, '--dry-run')).not.toContain('is not on this host');
+    } finally {
+      vi.stubEnv('TEMPORAL_ADDRESS', temporal.address);
+    }
+  });
+
   it('a Cluster that refers to one this host does not know is refused, and nothing is applied', async () => {
     const state = makeTempDir('state');
     const before = process.exitCode;
