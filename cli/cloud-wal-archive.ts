@@ -12,6 +12,7 @@ import {
 } from './cloud-options.ts';
 import { walkeepVersion } from './version.ts';
 import { answerWhateverHappens, reportWalFailure } from './wal-context.ts';
+import { inWordsOf } from './words-without-manifest.ts';
 
 const COMMAND = 'walkeep-cloud-wal-archive';
 const USAGE = `${COMMAND} [OPTIONS] DESTINATION_URL SERVER_NAME WAL_PATH`;
@@ -36,7 +37,7 @@ export async function cloudWalArchiveMain(argv: readonly string[]): Promise<numb
     else await archive(args);
     return archiveExitCode('done', codes);
   } catch (error) {
-    reportWalFailure('cloud-wal-archive', error);
+    reportWalFailure('cloud-wal-archive', inWordsOf('drop-in', error));
     return archiveExitCode(outcomeOfFailure(error, isTest), codes);
   }
 }

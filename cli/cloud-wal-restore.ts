@@ -8,6 +8,7 @@ import { outcomeOfFailure, restoreExitCode, wantedExitCodes, type CloudOutcome }
 import { deadlineMsOf, requireNumbers, requireWalName, RESTORE_OPTIONS } from './cloud-options.ts';
 import { walkeepVersion } from './version.ts';
 import { answerWhateverHappens, reportWalFailure } from './wal-context.ts';
+import { inWordsOf } from './words-without-manifest.ts';
 
 const COMMAND = 'walkeep-cloud-wal-restore';
 const USAGE = `${COMMAND} [OPTIONS] SOURCE_URL SERVER_NAME WAL_NAME WAL_DEST`;
@@ -36,7 +37,7 @@ export async function cloudWalRestoreMain(argv: readonly string[]): Promise<numb
     isTest = args.has('--test');
     return statusOf(await answer(args, codes === 'walkeep'));
   } catch (error) {
-    reportWalFailure('cloud-wal-restore', error);
+    reportWalFailure('cloud-wal-restore', inWordsOf('drop-in', error));
     return statusOf(outcomeOfFailure(error, isTest));
   }
 }

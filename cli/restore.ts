@@ -32,6 +32,7 @@ import { namedRepository } from './named-repository.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
+import { inWordsOf } from './words-without-manifest.ts';
 
 /** The host that had the manifest may be the one that was lost. */
 const WITHOUT_MANIFEST =
@@ -136,7 +137,9 @@ export function restoreCommand(): Command {
       const stop = () =>
         interrupted.abort(new BackupError('restore-interrupted', 'the restore was interrupted'));
       process.once('SIGINT', stop).once('SIGTERM', stop);
-      await run(argument, flags, interrupted.signal);
+      await run(argument, flags, interrupted.signal).catch((error: unknown) => {
+        throw flags.repository === undefined ? error : inWordsOf('restore', error);
+      });
     });
 }
 

@@ -94,7 +94,10 @@ async function openWithoutLinks(path: string, file: WalFile): Promise<FileHandle
       });
     }
     if (code === 'ELOOP') throw new BackupError('format-invalid', `${path} is a link; it was not followed`);
-    throw new BackupError('config-invalid', `cannot read ${path}: ${messageOf(error)}`, { cause: error });
+    throw new BackupError('config-invalid', `cannot read ${path}: ${messageOf(error)}`, {
+      cause: error,
+      hint: 'look at the rights of the user that runs this, and at the disk; PostgreSQL keeps the file and asks again',
+    });
   }
 }
 
