@@ -29,7 +29,8 @@ import type { BackupPorts, CopiedBackup } from './backup-ports.ts';
  * beside it, then `backup.info` with DONE, which is the last write and never changes (B2). Recording it again succeeds.
  *
  * @returns the Backup's status, as CloudNativePG has it
- * @throws BackupError `already-exists` when another backup has this id's record; `backup-unusable` when the copy is gone
+ * @throws BackupError `already-exists` when another backup has this id's record; `backup-unusable` when the copy is gone;
+ *   `store-unavailable` also when the store lost the record that it had confirmed
  */
 export async function recordBackup(
   ports: BackupPorts,
@@ -73,6 +74,12 @@ async function record(
   });
   failpoint('backup.before-record');
   await writeBackupInfo(repository, infoOf(details), signal, put);
+  // Nobody looks at it again before a restore is needed, and stores have lost what they had confirmed.
+  if (await isRecorded(repository, copied, signal)) return;
+  throw new BackupError(
+    'store-unavailable',
+    `the record of backup ${copied.backupId} was stored, said ${repository.url}, and is not there`,
+  );
 }
 
 async function* manifestOf(
