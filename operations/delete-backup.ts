@@ -1,7 +1,7 @@
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { formatDuration } from '../core/duration.ts';
 import { failpoint } from '../core/failpoint.ts';
-import { inspectBackup } from '../repository/catalogue.ts';
+import { inspectBackup, type BackupPart } from '../repository/catalogue.ts';
 import { isOver, listHolds } from '../repository/holds.ts';
 import { readKeep } from '../repository/keeps.ts';
 import { ownKey } from '../repository/layout.ts';
@@ -106,8 +106,10 @@ export async function deleteData(
     await mayGoOn();
     await r.store.delete(rest.slice(at, at + KEYS_AT_ONCE), { signal });
   }
-  const left = (await inspectBackup(r, backupId, signal)).parts[0];
-  if (left) throw stillThere(r, left.key);
+  for (const { key } of (await inspectBackup(r, backupId, signal)).parts) {
+    // Asked for by its name: a listing may still show what has just been deleted.
+    if ((await r.store.head(key, { signal })) !== undefined) throw stillThere(r, key);
+  }
   failpoint('sweep.data-deleted');
   return parts.length;
 }
@@ -131,7 +133,8 @@ export async function spareWhole(
   for (const [backupId, count] of whole) {
     if (signal.aborted) return;
     try {
-      if ((await inspectBackup(r, backupId, signal)).parts.length !== count) continue;
+      const { parts } = await inspectBackup(r, backupId, signal);
+      if (parts.length !== count || !(await isThere(r, parts.find(isFirstPart), signal))) continue;
       await lease.check(signal);
       await stopDeletion(r, backupId, signal);
     } catch {
@@ -159,7 +162,8 @@ export async function takeBackUntouched(
     for (const { backupId, deletingSince } of (await listTombstones(r, signal)).values()) {
       if (deletingSince === undefined) continue;
       await lease.check(signal);
-      if (!(await hasItsFirstPart(r, backupId, signal))) continue;
+      const { parts } = await inspectBackup(r, backupId, signal);
+      if (!(await isThere(r, parts.find(isFirstPart), signal))) continue;
       await stopDeletion(r, backupId, signal);
       warnings.push(`${backupId} was about to be deleted, and is whole: it can be restored again`);
     }
@@ -173,10 +177,9 @@ export async function takeBackUntouched(
   return warnings;
 }
 
-/** Asked for by its name: a listing may still show what has just been deleted. */
-async function hasItsFirstPart(r: Repository, backupId: string, signal: AbortSignal): Promise<boolean> {
-  const first = (await inspectBackup(r, backupId, signal)).parts.find(isFirstPart);
-  return first !== undefined && (await r.store.head(first.key, { signal })) !== undefined;
+/** Asked for by its name: a listing may still show what has just been deleted, the first part before all others. */
+async function isThere(r: Repository, part: BackupPart | undefined, signal: AbortSignal): Promise<boolean> {
+  return part !== undefined && (await r.store.head(part.key, { signal })) !== undefined;
 }
 
 function stillThere(r: Repository, key: string): BackupError {
