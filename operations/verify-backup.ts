@@ -14,6 +14,7 @@ import type { StoreConfig } from '../stores/store-config.ts';
 import type { RepositoryReference } from './recovery-file.ts';
 import { chooseVerification, measure, type ChosenVerification } from './verification-choice.ts';
 import { Damage } from './verification-damage.ts';
+import { thereAfterAll } from './verification-listing.ts';
 import { Evidence } from './verification-evidence.ts';
 import { proveCopy } from './verification-copy.ts';
 import type { Run } from './verification-run.ts';
@@ -140,8 +141,8 @@ export async function verifyBackup(
     if (signal.aborted) throw signal.reason;
     if (error instanceof Damage) {
       evidence.addCheck(error.check);
-      const gone = await goneMeanwhile(run, signal);
-      if (gone !== undefined) return notTried(evidence, gone, now());
+      const excuse = (await goneMeanwhile(run, signal)) ?? (await listedWrongly(run, error, signal));
+      if (excuse !== undefined) return notTried(evidence, excuse, now());
       return { verification: evidence.concluded('damaged', now(), error.message), mayTryAgain: false };
     }
     return notTried(evidence, deadline.aborted ? tooLate(request.deadline, error) : error, now());
@@ -268,6 +269,26 @@ async function goneMeanwhile(
     if (await isBeingDeleted(ports.repository, backupId, limit)) return beingDeleted(backupId);
     const info = await readBackup(ports.repository, backupId, limit);
     return info === undefined ? beingDeleted(backupId) : undefined;
+  } catch {
+    // It can't be told now; the finding stands.
+    return undefined;
+  }
+}
+
+/** Whether what a listing did not show is there all the same: a store whose listings are late or cut is no damage. */
+async function listedWrongly(
+  { ports, evidence }: Run,
+  { check }: Damage,
+  signal: AbortSignal,
+): Promise<BackupError | undefined> {
+  try {
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(RELEASE_MS)]);
+    const found = await thereAfterAll(ports.repository, check, evidence.backupId, limit);
+    if (found === undefined) return undefined;
+    return new BackupError(
+      'store-unavailable',
+      `a listing of ${ports.repository.url} lacked ${found}, which is there`,
+    );
   } catch {
     // It can't be told now; the finding stands.
     return undefined;

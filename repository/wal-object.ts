@@ -1,6 +1,6 @@
 import { parseWalFileName, type WalFile } from '../core/segment.ts';
 import type { StoredObject } from '../stores/object-store.ts';
-import type { Codec } from '../streams/codec.ts';
+import { CODECS, type Codec } from '../streams/codec.ts';
 import { parseWalObjectName, walFolder, walKey, walPrefix } from './layout.ts';
 import type { Repository } from './repository.ts';
 
@@ -28,6 +28,22 @@ export async function findWal(r: Repository, fileName: string, signal: AbortSign
     if (wal?.fileName === fileName) found.push(wal);
   }
   return found;
+}
+
+/**
+ * As `findWal`, without any listing: each name that the file can have is asked for. For whoever is about to say that it
+ * is not there, and must not be wrong because a listing was late.
+ *
+ * @throws as `findWal`
+ */
+export async function findWalByName(
+  r: Repository,
+  fileName: string,
+  signal: AbortSignal,
+): Promise<WalObject[]> {
+  const keys = CODECS.map((codec) => walKey(r.server, fileName, codec));
+  const found = await Promise.all(keys.map((key) => r.store.head(key, { signal })));
+  return found.flatMap((object) => (object && parseWalObject(r, object)) ?? []);
 }
 
 /** @returns `undefined` for what is not a WAL file, or lies where no tool would look for it */
