@@ -17,6 +17,7 @@ import {
 import { identifyHistory, identifySegment } from '../postgres/wal-identity.ts';
 import { walFolder, walPrefix } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
+import { findWalByName } from '../repository/wal-object.ts';
 import { findWal, listWal, readHistories, readWal, type WalObject } from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
 
@@ -140,6 +141,14 @@ class Fetch {
   }
 
   async fetch(file: WalFile, destination: string): Promise<FetchedWal> {
+    const answer = await this.#listed(file, destination);
+    // A listing may be late, and this answer ends a recovery: before it is given, each name is asked for by itself.
+    if (answer.outcome !== 'absent' || !(await this.#take(file.name, file, destination, findWalByName)))
+      return answer;
+    return { outcome: 'fetched' };
+  }
+
+  async #listed(file: WalFile, destination: string): Promise<FetchedWal> {
     if (await this.#take(file.name, file, destination)) return { outcome: 'fetched' };
     if (file.kind === 'history') return this.#withoutHistory(file);
     if (file.kind !== 'segment') return { outcome: 'absent' };
@@ -166,8 +175,8 @@ class Fetch {
   }
 
   /** Puts the archived `fileName` in place under the name PostgreSQL asked for. @returns false when it is not archived */
-  async #take(fileName: string, wanted: WalFile, destination: string): Promise<boolean> {
-    const copies = await findWal(this.#repository, fileName, this.#signal);
+  async #take(fileName: string, wanted: WalFile, destination: string, find = findWal): Promise<boolean> {
+    const copies = await find(this.#repository, fileName, this.#signal);
     if (copies.length === 0) return false;
     const bytes = await this.#readOne(copies, wanted);
     await writeWhole(destination, bytes, this.#signal);
