@@ -88,7 +88,8 @@ export async function collectBytes(
     if (sizeBytes > maxBytes) {
       throw new BackupError('object-damaged', `${name} holds more than the ${maxBytes} bytes it may have`);
     }
-    pieces.push(piece);
+    // a short view keeps the whole of its buffer in memory, and a hostile object may consist of short ones
+    pieces.push(piece.buffer.byteLength > 2 * piece.length ? Uint8Array.from(piece) : piece);
   }
   return Buffer.concat(pieces, sizeBytes);
 }

@@ -1,5 +1,5 @@
 import type { ReadBlock } from './block-reader.ts';
-import { CRC_TABLE, RUN_HEAD } from './format.ts';
+import { CRC_TABLE, LONGEST_RUN, RUN_HEAD } from './format.ts';
 
 const OUTPUT_BYTES = 64 << 10;
 
@@ -24,7 +24,6 @@ export class BlockBytes {
 
   /** The next 64 KiB, however far a run reaches; fewer at the end, and then none. */
   next(): Buffer {
-    const out = Buffer.allocUnsafeSlow(OUTPUT_BYTES);
     const cells = this.#cells;
     let cell = this.#cell;
     let left = this.#left;
@@ -32,8 +31,10 @@ export class BlockBytes {
     let last = this.#last;
     let same = this.#same;
     let copies = this.#copies;
+    // of a short block no more than it can hold: who keeps thousands of them keeps their buffers, too
+    const out = Buffer.allocUnsafeSlow(Math.min(OUTPUT_BYTES, copies + left * LONGEST_RUN));
     let size = 0;
-    while (size < OUTPUT_BYTES) {
+    while (size < out.length) {
       if (copies > 0) {
         copies -= 1;
       } else {

@@ -33,22 +33,29 @@ interface Progress {
 
 const BEGIN: Progress = { filled: 0, group: -1, leftInGroup: 0, run: 0, runDigit: 1 };
 
-/** Reads the blocks of one stream. Says what is wrong by `fail`, which throws. */
+/** Reads the blocks of streams. Says what is wrong by `fail`, which throws. */
 export class BlockReader {
   readonly #bits: BitReader;
   readonly #fail: (what: string) => never;
-  readonly #cells: Int32Array;
+  /** Kept from stream to stream: there may be thousands of short ones, and 3.6 MB for each would be a weapon. */
+  #cells = new Int32Array(0);
+  #blockBytes = 0;
   #head: BlockHead | undefined;
   #progress = BEGIN;
 
-  constructor(bits: BitReader, level: number, fail: (what: string) => never) {
+  constructor(bits: BitReader, fail: (what: string) => never) {
     this.#bits = bits;
     this.#fail = fail;
-    this.#cells = new Int32Array(level * LEVEL_BYTES);
+  }
+
+  /** The blocks that follow are of a stream of this level. */
+  beginStream(level: number): void {
+    this.#blockBytes = level * LEVEL_BYTES;
   }
 
   /** The block behind a block mark; when called again after MORE_NEEDED it goes on. @throws MORE_NEEDED */
   read(): ReadBlock {
+    if (this.#cells.length < this.#blockBytes) this.#cells = new Int32Array(this.#blockBytes);
     if (this.#head === undefined) {
       const begin = this.#bits.position;
       try {
@@ -115,9 +122,11 @@ export class BlockReader {
     const lengths = new Uint8Array(alphabet);
     let current = this.#bits.read(5);
     for (let symbol = 0; symbol < alphabet; symbol++) {
-      for (;;) {
+      for (let steps = 0; ; steps++) {
         if (current < 1 || current > MAX_CODE_BITS) this.#fail(`has a bzip2 code of ${current} bits`);
         if (this.#bits.read(1) === 0) break;
+        // to and fro without end the head of a block would be, which is kept until it is read as a whole
+        if (steps > MAX_CODE_BITS) this.#fail('has a bzip2 code table that does not end');
         current += this.#bits.read(1) === 0 ? 1 : -1;
       }
       lengths[symbol] = current;
@@ -129,6 +138,7 @@ export class BlockReader {
   #readSymbols({ tables, choice, list }: BlockHead): void {
     const bits = this.#bits;
     const cells = this.#cells;
+    const most = this.#blockBytes;
     const end = list.length + 1;
     let { filled, group, leftInGroup, run, runDigit } = this.#progress;
     let table = tables[choice[group] ?? 0] as DecodeTable;
@@ -146,7 +156,7 @@ export class BlockReader {
         if (symbol <= RUN_B) {
           run += (symbol + 1) * runDigit;
           runDigit *= 2;
-          if (filled + run > cells.length) this.#tooLong();
+          if (filled + run > most) this.#tooLong();
           continue;
         }
         if (run > 0) {
@@ -156,7 +166,7 @@ export class BlockReader {
           runDigit = 1;
         }
         if (symbol === end) return;
-        if (filled >= cells.length) this.#tooLong();
+        if (filled >= most) this.#tooLong();
         const byte = list[symbol - 1] as number;
         for (let at = symbol - 1; at > 0; at--) list[at] = list[at - 1] as number;
         list[0] = byte;
