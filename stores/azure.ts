@@ -9,12 +9,13 @@ import { BEHIND_THE_END, isFailure, NO_SUCH_BLOB } from './azure-errors.ts';
 import { listFolders, listObjects, sizeAndTime } from './azure-list.ts';
 import { blockBytes, WHOLE_BYTES, md5Of, uploadBlocks } from './azure-upload.ts';
 import type { AzureAttributes, Whose } from './azure-upload.ts';
-import { checkedBody, checkSize } from './body.ts';
+import { checkedBody, checkSize, objectBody } from './body.ts';
 import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
-import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
+import { checkMetadata, metadataOf, type Metadata } from './metadata.ts';
+import type { FoundObject, ObjectStore, PutOptions } from './object-store.ts';
 import type { AzureStoreConfig } from './store-config.ts';
 
-/** Metadata that tells our object from another's when the answer to a put was lost. Names can't hold a hyphen here. */
+/** Metadata that tells our object from another's when the answer to a put was lost. */
 const PUT_ID = 'walkeep_put';
 
 /**
@@ -111,11 +112,15 @@ export function createAzureStore(
     );
   }
 
-  async function head(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
+  async function head(key: string, signal: AbortSignal): Promise<FoundObject | undefined> {
     checkKey(key);
     try {
-      const { contentLength, lastModified } = await properties(key, signal);
-      return { key, ...sizeAndTime(`look at ${named(key)}`, contentLength, lastModified) };
+      const { contentLength, lastModified, metadata } = await properties(key, signal);
+      return {
+        key,
+        ...sizeAndTime(`look at ${named(key)}`, contentLength, lastModified),
+        metadata: withHyphens(metadata),
+      };
     } catch (error) {
       if (isFailure(error, NO_SUCH_BLOB)) return undefined;
       throw error;
@@ -124,9 +129,10 @@ export function createAzureStore(
 
   return {
     url: containerUrl + (root === '' ? '' : `/${config.prefix}`),
-    features: { ifAbsent: true },
+    features: { ifAbsent: true, metadata: true },
     async put(key, body, options) {
       checkKey(key);
+      checkMetadata(key, options.metadata);
       options.signal.throwIfAborted();
       if (body instanceof Uint8Array && body.length <= WHOLE_BYTES) {
         checkSize(key, body.length, options.sizeBytes);
@@ -137,13 +143,17 @@ export function createAzureStore(
     },
     async get(key, { signal, range }) {
       checkRead(key);
-      if (range?.length === 0) return (await head(key, signal)) && piecesOf();
+      if (range?.length === 0) {
+        const found = await head(key, signal);
+        return found && objectBody(piecesOf(), found.metadata);
+      }
       try {
         const options = { signal, idleMs: limits.idleMs, ...(range === undefined ? {} : { range }) };
-        return await download(connection, place, key, options);
+        const { body, metadata } = await download(connection, place, key, options);
+        return objectBody(body, withHyphens(metadata));
       } catch (error) {
         if (isFailure(error, NO_SUCH_BLOB)) return undefined;
-        if (isFailure(error, BEHIND_THE_END)) return piecesOf();
+        if (isFailure(error, BEHIND_THE_END)) return objectBody(piecesOf());
         throw error;
       }
     },
@@ -164,12 +174,27 @@ export function createAzureStore(
   };
 }
 
-function attributesOf({ encryptionScope }: AzureStoreConfig, { tags }: PutOptions): AzureAttributes {
+function attributesOf(
+  { encryptionScope }: AzureStoreConfig,
+  { tags, metadata }: PutOptions,
+): AzureAttributes {
   return {
-    metadata: { [PUT_ID]: randomUUID() },
+    metadata: { ...withUnderscores(metadata), [PUT_ID]: randomUUID() },
     ...(tags === undefined ? {} : { tags: indexTags(tags) }),
     ...(encryptionScope === undefined ? {} : { encryptionScope }),
   };
+}
+
+/** Names of metadata can't hold a hyphen here. */
+function withUnderscores(metadata: Metadata = {}): Metadata {
+  return Object.fromEntries(
+    Object.entries(metadata).map(([name, value]) => [name.replaceAll('-', '_'), value]),
+  );
+}
+
+function withHyphens(found: Readonly<Record<string, string>> | undefined): Metadata {
+  const entries = Object.entries(metadataOf(found, PUT_ID));
+  return Object.fromEntries(entries.map(([name, value]) => [name.replaceAll('_', '-'), value]));
 }
 
 /** Azure refuses an object for a tag that S3 takes: what can't stand in one becomes `_`, and what is too long is cut. */

@@ -1,6 +1,8 @@
 import { BackupError } from '../core/errors.ts';
 import { abortable } from '../streams/abortable.ts';
 import { piecesOf } from '../streams/chunks.ts';
+import { NO_METADATA, type Metadata } from './metadata.ts';
+import type { ObjectBody } from './object-store.ts';
 
 /**
  * The body of a put as pieces, given up at once when `signal` aborts, and held to `sizeBytes` when that is known: a
@@ -33,3 +35,14 @@ const wrongSize = (key: string, expected: number, came: string) =>
   new BackupError('object-damaged', `${key} was to be stored with ${expected} bytes, but ${came} came`, {
     hint: 'nothing was stored; what was read for it changed meanwhile',
   });
+
+/** The body of an object, with the metadata that came with it or how to ask for it. */
+export function objectBody(
+  pieces: AsyncIterable<Uint8Array>,
+  metadata: Metadata | (() => Promise<Metadata>) = NO_METADATA,
+): ObjectBody {
+  return {
+    [Symbol.asyncIterator]: () => pieces[Symbol.asyncIterator](),
+    metadata: typeof metadata === 'function' ? metadata : async () => metadata,
+  };
+}

@@ -1,6 +1,7 @@
 import { BackupError } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import { unlessAborted } from '../streams/abortable.ts';
+import { objectBody } from './body.ts';
 import type { ObjectStore } from './object-store.ts';
 
 export type StoreMethod = 'put' | 'get' | 'head' | 'list' | 'folders' | 'delete';
@@ -86,7 +87,11 @@ export function faulty(
     get: (key, options) =>
       around('get', key, options.signal, async (fault) => {
         const body = await store.get(key, options);
-        return body && fault ? damagedBody(body, fault, () => fail(fault, key)) : body;
+        if (!body || !fault) return body;
+        return objectBody(
+          damagedBody(body, fault, () => fail(fault, key)),
+          () => body.metadata(),
+        );
       }),
     head: (key, options) => around('head', key, options.signal, () => store.head(key, options)),
     ...(store.makeDurable && { makeDurable: async (key, options) => store.makeDurable?.(key, options) }),

@@ -7,9 +7,10 @@ import { dirname, join, resolve, sep } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { unlessAborted } from '../streams/abortable.ts';
-import { checkedBody } from './body.ts';
+import { checkedBody, objectBody } from './body.ts';
 import { systemCodeOf, toStoreError } from './filesystem-errors.ts';
 import { checkFolder, checkKey, checkPrefix, compareKeys } from './keys.ts';
+import { checkMetadata, NO_METADATA } from './metadata.ts';
 import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
 
 /** Unfinished files, directly below the root: the same file system, and no part of any key. */
@@ -32,7 +33,8 @@ const DAY_MS = 24 * 60 * 60 * 1000;
  * - Symbolic links below the root are not followed: a listing that meets one fails, since what lies behind it would be
  *   missing from it.
  * - Directories without objects are no folders. Deleting the last object of a directory removes the directory.
- * - Encryption and tags are the file system's business, so those options change nothing.
+ * - Encryption and tags are the file system's business, and metadata has no place in a file that every program copies: those
+ *   options change nothing.
  *
  * @param directory absolute path of the root
  */
@@ -160,9 +162,10 @@ export function createFilesystemStore(directory: string): ObjectStore {
 
   return {
     url,
-    features: { ifAbsent: true },
+    features: { ifAbsent: true, metadata: false },
     async put(key, body, options) {
       const path = pathOf(key);
+      checkMetadata(key, options.metadata);
       options.signal.throwIfAborted();
       await requireRoot(root, url);
       // what a killed process left, once a process; nobody waits for it
@@ -192,11 +195,12 @@ export function createFilesystemStore(directory: string): ObjectStore {
       const path = pathOf(key);
       signal.throwIfAborted();
       if ((await lookForObject(path, key)) === undefined) return undefined;
-      return readFile(path, named(key), signal, range);
+      return objectBody(readFile(path, named(key), signal, range));
     },
     async head(key, { signal }) {
       signal.throwIfAborted();
-      return lookForObject(pathOf(key), key);
+      const found = await lookForObject(pathOf(key), key);
+      return found && { ...found, metadata: NO_METADATA };
     },
     async makeDurable(key, { signal }) {
       signal.throwIfAborted();

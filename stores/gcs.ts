@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { piecesOf } from '../streams/chunks.ts';
-import { checkedBody, checkSize } from './body.ts';
+import { checkedBody, checkSize, objectBody } from './body.ts';
 import { chunksOf } from './gcs-chunks.ts';
 import { createGcsConnection, GCS_TIMEOUTS, odd } from './gcs-client.ts';
 import type { GcsPlace, GcsTimeouts } from './gcs-client.ts';
@@ -12,7 +12,8 @@ import { listFolders, listObjects, sizeAndTime } from './gcs-list.ts';
 import { CHUNK_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
 import type { GcsTarget } from './gcs-upload.ts';
 import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
-import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
+import { checkMetadata, metadataOf, NO_METADATA, type Metadata } from './metadata.ts';
+import type { FoundObject, ObjectStore, PutOptions } from './object-store.ts';
 import { isFailure } from './s3-errors.ts';
 import type { GcsStoreConfig } from './store-config.ts';
 
@@ -42,11 +43,15 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
   const place: GcsPlace = { bucket, root, named };
 
   /** The record of an object. @throws BackupError also when it is absent */
-  async function look(key: string, fields: string, signal: AbortSignal): Promise<unknown> {
+  async function look(
+    key: string,
+    { fields, generation }: { readonly fields: string; readonly generation?: string },
+    signal: AbortSignal,
+  ): Promise<unknown> {
     const { json } = await connection.call(`look at ${named(key)}`, {
       method: 'GET',
       path: `/storage/v1/b/${encodeURIComponent(bucket)}/o/${encodeURIComponent(root + key)}`,
-      query: { fields },
+      query: { fields, generation },
       signal,
     });
     return json;
@@ -57,7 +62,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
     return {
       place,
       key,
-      metadata: { ...options.tags, [PUT_ID]: id },
+      metadata: { ...options.tags, ...options.metadata, [PUT_ID]: id },
       query: {
         ifGenerationMatch: options.ifAbsent === true ? '0' : undefined,
         kmsKeyName: config.kmsKeyName,
@@ -65,7 +70,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       signal: options.signal,
       async findOwn() {
         try {
-          const record = await look(key, 'metadata,size,crc32c,generation', options.signal);
+          const record = await look(key, { fields: 'metadata,size,crc32c,generation' }, options.signal);
           return field(field(record, 'metadata'), PUT_ID) === id ? record : undefined;
         } catch {
           // the failure that made us look is the one to report
@@ -100,18 +105,18 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
   }
 
   /** Absence that an answer reported without the store's own words, asked again by a request that lists. */
-  async function confirmAbsence(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
+  async function confirmAbsence(key: string, signal: AbortSignal): Promise<FoundObject | undefined> {
     for await (const object of listObjects(connection, place, key, { signal, pageKeys: 1 })) {
-      return object.key === key ? object : undefined;
+      return object.key === key ? { ...object, metadata: NO_METADATA } : undefined;
     }
     return undefined;
   }
 
-  async function head(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
+  async function head(key: string, signal: AbortSignal): Promise<FoundObject | undefined> {
     checkReadKey(key, root);
     try {
-      const record = await look(key, 'size,timeCreated', signal);
-      return { key, ...sizeAndTime(`look at ${named(key)}`, record) };
+      const record = await look(key, { fields: 'size,timeCreated,metadata' }, signal);
+      return { key, ...sizeAndTime(`look at ${named(key)}`, record), metadata: metadataIn(record) };
     } catch (error) {
       if (isFailure(error, NO_SUCH_OBJECT)) return undefined;
       if (isNotFound(error)) return confirmAbsence(key, signal);
@@ -119,11 +124,30 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
     }
   }
 
+  /** The API gives an object's bytes without its metadata. */
+  async function metadataOfVersion(
+    key: string,
+    generation: string | undefined,
+    signal: AbortSignal,
+  ): Promise<Metadata> {
+    // without it, the metadata may be another version's
+    if (generation === undefined) return NO_METADATA;
+    try {
+      return metadataIn(await look(key, { fields: 'metadata', generation }, signal));
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+      throw new BackupError('object-missing', `${named(key)} was replaced or removed while it was read`, {
+        cause: error,
+      });
+    }
+  }
+
   return {
     url: `gs://${bucket}${config.prefix === '' ? '' : `/${config.prefix}`}`,
-    features: { ifAbsent: true },
+    features: { ifAbsent: true, metadata: true },
     async put(key, body, options) {
       checkKey(key);
+      checkMetadata(key, options.metadata);
       options.signal.throwIfAborted();
       if (!(body instanceof Uint8Array)) return putBody(key, body, options);
       checkSize(key, body.length, options.sizeBytes);
@@ -134,10 +158,15 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
     },
     async get(key, { signal, range }) {
       checkReadKey(key, root);
-      if (range?.length === 0) return (await head(key, signal)) && piecesOf();
+      if (range?.length === 0) {
+        const found = await head(key, signal);
+        return found && objectBody(piecesOf(), found.metadata);
+      }
       try {
         const options = { signal, idleMs: limits.idleMs, ...(range === undefined ? {} : { range }) };
-        return (await download(connection, place, key, options)) ?? piecesOf();
+        const found = await download(connection, place, key, options);
+        if (found === undefined) return objectBody(piecesOf());
+        return objectBody(found.body, () => metadataOfVersion(key, found.generation, signal));
       } catch (error) {
         if (isFailure(error, NO_SUCH_OBJECT)) return undefined;
         if (!isNotFound(error) || isBackupError(error, 'store-unavailable')) throw error;
@@ -163,6 +192,11 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       return Promise.resolve();
     },
   };
+}
+
+function metadataIn(record: unknown): Metadata {
+  const found = field(record, 'metadata');
+  return typeof found === 'object' && found !== null ? metadataOf({ ...found }, PUT_ID) : NO_METADATA;
 }
 
 /** Status 404, whoever said it. */

@@ -1,12 +1,13 @@
 import { BackupError } from '../core/errors.ts';
 import { collectBytes } from '../streams/chunks.ts';
-import { checkedBody } from './body.ts';
+import { checkedBody, objectBody } from './body.ts';
 import { checkFolder, checkKey, checkPrefix, compareKeys } from './keys.ts';
+import { checkMetadata, NO_METADATA, type Metadata } from './metadata.ts';
 import type { ObjectStore, StoredObject } from './object-store.ts';
 
 /** A store in memory, for tests: it keeps the whole contract, and forgets everything with the process. */
 export function createMemoryStore(): ObjectStore {
-  const objects = new Map<string, { bytes: Uint8Array; modifiedAt: Date }>();
+  const objects = new Map<string, { bytes: Uint8Array; modifiedAt: Date; metadata: Metadata }>();
   const describe = (key: string): StoredObject | undefined => {
     const object = objects.get(key);
     return object && { key, sizeBytes: object.bytes.length, modifiedAt: object.modifiedAt };
@@ -16,15 +17,16 @@ export function createMemoryStore(): ObjectStore {
 
   return {
     url: 'memory:',
-    features: { ifAbsent: true },
+    features: { ifAbsent: true, metadata: true },
     async put(key, body, options) {
       checkKey(key);
+      checkMetadata(key, options.metadata);
       const bytes = await collectBytes(checkedBody(key, body, options), Number.POSITIVE_INFINITY);
       options.signal.throwIfAborted();
       if (options.ifAbsent === true && objects.has(key)) {
         throw new BackupError('already-exists', `memory:/${key} exists already`);
       }
-      objects.set(key, { bytes, modifiedAt: new Date() });
+      objects.set(key, { bytes, modifiedAt: new Date(), metadata: { ...options.metadata } });
       return { sizeBytes: bytes.length };
     },
     async get(key, { signal, range }) {
@@ -33,12 +35,14 @@ export function createMemoryStore(): ObjectStore {
       const object = objects.get(key);
       if (object === undefined) return undefined;
       const end = range && range.offset + range.length;
-      return inPieces(object.bytes.subarray(range?.offset ?? 0, end), signal);
+      const pieces = inPieces(object.bytes.subarray(range?.offset ?? 0, end), signal);
+      return objectBody(pieces, object.metadata);
     },
     async head(key, { signal }) {
       checkKey(key);
       signal.throwIfAborted();
-      return describe(key);
+      const found = describe(key);
+      return found && { ...found, metadata: objects.get(key)?.metadata ?? NO_METADATA };
     },
     async *list(prefix, { signal }) {
       checkPrefix(prefix);

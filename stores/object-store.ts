@@ -1,9 +1,28 @@
+import type { Metadata } from './metadata.ts';
+
 /** An object as a store lists it. */
 export interface StoredObject {
   readonly key: string;
   readonly sizeBytes: number;
   /** The store's own time, not the writer's. */
   readonly modifiedAt: Date;
+}
+
+/** An object that was asked for by its key. */
+export interface FoundObject extends StoredObject {
+  /** `PutOptions.metadata`, and what else the store keeps as such; empty where `features.metadata` is not. */
+  readonly metadata: Metadata;
+}
+
+/** The bytes of an object, once, and what was stored with them. */
+export interface ObjectBody extends AsyncIterable<Uint8Array> {
+  /**
+   * As `FoundObject.metadata`, of the version whose bytes these are. It has come with the answer that began the body;
+   * of Google alone, whose answer lacks it, it is asked for here.
+   *
+   * @throws BackupError `object-missing` when that version is gone, and what the store says
+   */
+  metadata(): Promise<Metadata>;
 }
 
 /** An upload that was begun and neither ended nor given up; no listing of objects shows it. */
@@ -30,13 +49,15 @@ export interface PutOptions {
   readonly encryption?: 'AES256' | 'aws:kms';
   /** Tags of the object, where the store has them. */
   readonly tags?: Readonly<Record<string, string>>;
+  /** Kept with the object and given back by `head` and `get`, where `features.metadata`; others store without it. */
+  readonly metadata?: Metadata;
 }
 
 /** Where bytes are kept. One adapter per provider; `test/stores/conformance.ts` is the definition of correct. */
 export interface ObjectStore {
   /** For messages: `s3://bucket/prefix`, `file:///srv/backups`. Never holds a credential. */
   readonly url: string;
-  readonly features: { readonly ifAbsent: boolean };
+  readonly features: { readonly ifAbsent: boolean; readonly metadata: boolean };
   /**
    * Stores the whole of `body`, or nothing; durable when it resolves. A body that throws, an abort and a crash
    * leave no object (and no unfinished upload, where the store lets us remove it).
@@ -60,9 +81,9 @@ export interface ObjectStore {
       readonly signal: AbortSignal;
       readonly range?: { readonly offset: number; readonly length: number };
     },
-  ): Promise<AsyncIterable<Uint8Array> | undefined>;
+  ): Promise<ObjectBody | undefined>;
   /** @returns `undefined` when the store says, without any error, that there is no such object */
-  head(key: string, options: { readonly signal: AbortSignal }): Promise<StoredObject | undefined>;
+  head(key: string, options: { readonly signal: AbortSignal }): Promise<FoundObject | undefined>;
   /**
    * Makes what can be seen at `key` durable, where that is not the same: in a directory, whoever put it there may have
    * crashed just before. Absent where all that can be seen is durable.

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isBackupError } from '../core/errors.ts';
+import { objectBody } from './body.ts';
 import { compareKeys } from './keys.ts';
 import type { ObjectStore } from './object-store.ts';
 
@@ -91,7 +92,10 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
         }
       });
     },
-    get: (key, getOptions) => again(getOptions.signal, () => store.get(key, getOptions)),
+    async get(key, getOptions) {
+      const body = await again(getOptions.signal, () => store.get(key, getOptions));
+      return body && objectBody(body, () => again(getOptions.signal, () => body.metadata()));
+    },
     head: (key, headOptions) => again(headOptions.signal, () => store.head(key, headOptions)),
     ...(store.makeDurable && {
       makeDurable: (key, durableOptions) =>

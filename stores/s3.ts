@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { piecesOf, piecesOfSize } from '../streams/chunks.ts';
-import { checkedBody, checkSize } from './body.ts';
+import { checkedBody, checkSize, objectBody } from './body.ts';
 import { checkFolder, checkKey, checkPrefix, checkReadKey, checkReadPrefix, isDoubled } from './keys.ts';
-import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
+import { checkMetadata, metadataOf, NO_METADATA } from './metadata.ts';
+import type { FoundObject, ObjectStore, PutOptions } from './object-store.ts';
 import { createS3Connection, odd, S3_TIMEOUTS } from './s3-client.ts';
 import type { S3Place, S3Timeouts } from './s3-client.ts';
 import { download } from './s3-download.ts';
@@ -105,14 +106,19 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
     }
   }
 
-  async function head(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
+  async function head(key: string, signal: AbortSignal): Promise<FoundObject | undefined> {
     checkKey(key);
     const what = `look at ${named(key)}`;
     try {
       const answer = await connection.call(what, { signal }, (client, sdk, send) =>
         client.send(new sdk.HeadObjectCommand(target(key)), send),
       );
-      return { key, ...sizeAndTime(what, answer.ContentLength, answer.LastModified) };
+      const { ContentLength, LastModified, Metadata } = answer;
+      return {
+        key,
+        ...sizeAndTime(what, ContentLength, LastModified),
+        metadata: metadataOf(Metadata, PUT_ID),
+      };
     } catch (error) {
       if (isFailure(error, 'NotFound', 'NoSuchKey')) return confirmAbsence(key, signal);
       throw error;
@@ -120,9 +126,9 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   }
 
   /** Absence that a `HEAD` reported, asked again by a request whose errors have a name. */
-  async function confirmAbsence(key: string, signal: AbortSignal): Promise<StoredObject | undefined> {
+  async function confirmAbsence(key: string, signal: AbortSignal): Promise<FoundObject | undefined> {
     for await (const object of listObjects(connection, place, key, { signal, pageKeys: 1 })) {
-      return object.key === key ? object : undefined;
+      return object.key === key ? { ...object, metadata: NO_METADATA } : undefined;
     }
     return undefined;
   }
@@ -174,9 +180,10 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
 
   return {
     url: `s3://${Bucket}${config.prefix === '' ? '' : `/${config.prefix}`}`,
-    features: { ifAbsent: true },
+    features: { ifAbsent: true, metadata: true },
     async put(key, body, options) {
       checkKey(key);
+      checkMetadata(key, options.metadata);
       options.signal.throwIfAborted();
       if (body instanceof Uint8Array && body.length <= PART_BYTES) {
         checkSize(key, body.length, options.sizeBytes);
@@ -187,14 +194,18 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
     },
     async get(key, { signal, range }) {
       checkRead(key);
-      if (range?.length === 0) return (await head(key, signal)) && piecesOf();
+      if (range?.length === 0) {
+        const found = await head(key, signal);
+        return found && objectBody(piecesOf(), found.metadata);
+      }
       try {
         const options = { signal, idleMs: limits.idleMs, ...(range === undefined ? {} : { range }) };
-        return await download(connection, place, key, options);
+        const { body, metadata } = await download(connection, place, key, options);
+        return objectBody(body, metadataOf(metadata, PUT_ID));
       } catch (error) {
         if (isFailure(error, 'NoSuchKey')) return undefined;
         // the range begins behind the end
-        if (isFailure(error, 'InvalidRange')) return piecesOf();
+        if (isFailure(error, 'InvalidRange')) return objectBody(piecesOf());
         throw error;
       }
     },
@@ -222,11 +233,11 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   };
 }
 
-function attributesOf({ encryption, tags }: PutOptions): S3Attributes {
+function attributesOf({ encryption, tags, metadata }: PutOptions): S3Attributes {
   return {
     ...(encryption === undefined ? {} : { ServerSideEncryption: encryption }),
     ...(tags === undefined ? {} : { Tagging: tagging(tags) }),
-    Metadata: { [PUT_ID]: randomUUID() },
+    Metadata: { ...metadata, [PUT_ID]: randomUUID() },
   };
 }
 

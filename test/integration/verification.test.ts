@@ -257,7 +257,7 @@ describeEachMajor(
         // The sweep begins when the damage has been read twice, and before it is judged.
         head: async (key, options) =>
           key.endsWith('.deleting') && readings > 1
-            ? { key, sizeBytes: 0, modifiedAt: new Date() }
+            ? { key, sizeBytes: 0, modifiedAt: new Date(), metadata: {} }
             : store.head(key, options),
       };
       const repository = { ...story.archive.repository, store: sweeping };

@@ -172,7 +172,7 @@ describe('pushWal', () => {
     inPgWal(SEGMENT, makeSegment(SEGMENT));
     const overwriting: ObjectStore = {
       ...store,
-      features: { ifAbsent: false },
+      features: { ...store.features, ifAbsent: false },
       put: async (key, body, options) => {
         const done = await store.put(key, body, { ...options, ifAbsent: false });
         const rival = makeSegment(SEGMENT, { seed: 3 });

@@ -104,7 +104,7 @@ export async function segmentsOf(r: Repository, timeline = 1): Promise<number[]>
 
 /** A store in which what fits is older than it is. */
 export function aged(store: ObjectStore, ageMs: (key: string) => number): ObjectStore {
-  const older = (object: StoredObject): StoredObject => ({
+  const older = <T extends StoredObject>(object: T): T => ({
     ...object,
     modifiedAt: new Date(object.modifiedAt.getTime() - ageMs(object.key)),
   });

@@ -358,7 +358,7 @@ describe('a body', () => {
     const slow = { connectMs: 60_000, idleMs: 60_000, callMs: 60_000, completeMs: 60_000 };
     const connection = createAzureConnection(double.config, slow);
     const place = { root: '', named: (key: string) => key };
-    const body = await download(connection, place, 'k', { signal, idleMs: 100 });
+    const { body } = await download(connection, place, 'k', { signal, idleMs: 100 });
     expect((await collectBytes(body, 1e9)).equals(content)).toBe(true);
     await connection.close();
   });

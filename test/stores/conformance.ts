@@ -138,6 +138,69 @@ export function describeObjectStore(name: string, open: () => Promise<StoreUnder
         expect((await read('tagged'))?.toString()).toBe('x');
       });
 
+      describe('metadata', () => {
+        const metadata = { 'walkeep-sha256': 'a'.repeat(64), 'walkeep-bytes': '16777216', plain: '!~=+/%20' };
+        const both = async (key: string) => {
+          const body = await store.get(key, options);
+          for await (const _ of body!);
+          return [await body!.metadata(), (await store.head(key, options))!.metadata];
+        };
+        const given = () => (store.features.metadata ? metadata : {});
+
+        test.for([0, 1, 16 * MiB, 17 * MiB, 33 * MiB])(
+          'E1: of %i bytes comes back with the body and by a look, in memory and as a stream',
+          async (size) => {
+            const bytes = Buffer.alloc(size, 'm');
+            await store.put('meta/memory', bytes, { signal, metadata });
+            expect(await both('meta/memory')).toEqual([given(), given()]);
+            await store.put('meta/stream', piecesOf(bytes), { signal, metadata, ifAbsent: true });
+            expect(await both('meta/stream')).toEqual([given(), given()]);
+            await store.delete(['meta/stream'], options);
+          },
+        );
+
+        it('stands beside encryption and tags', async () => {
+          const tags = { team: 'a' };
+          await store.put('meta/tagged', text('x'), { signal, encryption: 'AES256', tags, metadata });
+          for (const found of await both('meta/tagged')) expect(found).toMatchObject(given());
+        });
+
+        it('goes with the object it was given with: another has none, or its own', async () => {
+          await store.put('meta/again', text('old'), { signal, metadata });
+          await store.put('meta/again', text('new'), { signal, metadata: { plain: 'p' } });
+          const own = store.features.metadata ? { plain: 'p' } : {};
+          expect(await both('meta/again')).toEqual([own, own]);
+          await store.put('meta/again', text('newest'), options);
+          expect(await both('meta/again')).toEqual([{}, {}]);
+        });
+
+        it('comes with a part of an object, and with nothing of it', async () => {
+          await store.put('meta/part', text('0123456789'), { signal, metadata });
+          for (const range of [
+            { offset: 2, length: 3 },
+            { offset: 2, length: 0 },
+          ]) {
+            const body = await store.get('meta/part', { signal, range });
+            for await (const _ of body!);
+            expect(await body!.metadata()).toEqual(given());
+          }
+        });
+
+        test.for([
+          { Upper: 'x' },
+          { a_b: 'x' },
+          { '': 'x' },
+          { a: '' },
+          { a: 'x y' },
+          { a: 'ü' },
+          { a: 'x\n' },
+        ])('S2: that some store would change is refused: %j', async (bad: Record<string, string>) => {
+          const putting = store.put('meta/bad', text('x'), { signal, metadata: bad });
+          await expect(putting).rejects.toEqual(code('format-invalid'));
+          expect(await store.head('meta/bad', options)).toBeUndefined();
+        });
+      });
+
       test.for(['a b', 'üä€', 'x+y=z&a%20b', "q'uote", '#hash', '🐘', 'x'.repeat(255), '-', '..a', 'a..'])(
         'takes %j for a name',
         async (odd) => {

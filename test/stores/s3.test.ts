@@ -290,7 +290,7 @@ describe('a body', () => {
     const slow = { connectMs: 60_000, idleMs: 60_000, callMs: 60_000, completeMs: 60_000 };
     const connection = createS3Connection(double.config, slow);
     const place = { Bucket: 'bucket', root: '', named: (key: string) => key };
-    const body = await download(connection, place, 'k', { signal, idleMs: 100 });
+    const { body } = await download(connection, place, 'k', { signal, idleMs: 100 });
     expect((await collectBytes(body, 1e9)).equals(content)).toBe(true);
     await connection.close();
   });
