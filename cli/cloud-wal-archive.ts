@@ -11,7 +11,7 @@ import {
   walStorageOf,
 } from './cloud-options.ts';
 import { walkeepVersion } from './version.ts';
-import { answerWhateverHappens, reportWalFailure } from './wal-context.ts';
+import { answerWhateverHappens, reportWalAlert, reportWalFailure } from './wal-context.ts';
 import { inWordsOf } from './words-without-manifest.ts';
 
 const COMMAND = 'walkeep-cloud-wal-archive';
@@ -74,6 +74,7 @@ async function archive(args: CloudArguments): Promise<void> {
       repository: () => Promise.resolve(repository),
       pgWalDirectory,
       identity: () => identityOfWalDirectory(pgWalDirectory, process.env['PGDATA']),
+      alert: (message) => reportWalAlert('cloud-wal-archive', message),
       ...(deadlineMs === undefined ? {} : { deadlineMs }),
     },
     name,

@@ -68,7 +68,13 @@ export function answerWhateverHappens(status: () => number): void {
 
 /** One line on standard error: PostgreSQL's log shows it. */
 export function reportWalFailure(command: string, error: unknown): void {
-  const text =
-    error instanceof BackupError ? `${error.code}: ${error.message}; ${error.hint}` : messageOf(error);
+  reportWalAlert(
+    command,
+    error instanceof BackupError ? `${error.code}: ${error.message}; ${error.hint}` : messageOf(error),
+  );
+}
+
+/** As `reportWalFailure`, of what has not failed, and somebody has to know. */
+export function reportWalAlert(command: string, text: string): void {
   process.stderr.write(`walkeep: ${command}: ${text.replaceAll(/\s+/g, ' ').trim().slice(0, 2000)}\n`);
 }

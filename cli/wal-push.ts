@@ -2,7 +2,7 @@ import { realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { BackupError } from '../core/errors.ts';
 import { deadlineOf, parseWalArguments } from './wal-arguments.ts';
-import { answerWhateverHappens, openWalContext, reportWalFailure } from './wal-context.ts';
+import { answerWhateverHappens, openWalContext, reportWalAlert, reportWalFailure } from './wal-context.ts';
 
 const USAGE =
   'walkeep wal-push --cluster [NAMESPACE/]NAME --pgdata DIR [--state DIR] [--secrets DIR] [--deadline SECONDS] %p';
@@ -48,6 +48,7 @@ async function push(argv: readonly string[]): Promise<void> {
       repository: () => Promise.resolve(target.repository),
       pgWalDirectory,
       identity: () => readControlData(pgdata),
+      alert: (message) => reportWalAlert('wal-push', message),
       ...(deadlineMs === undefined ? {} : { deadlineMs }),
     },
     basename(path),

@@ -1,4 +1,4 @@
-import { BackupError, isBackupError } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import { parseWalFileName, timelineOf, type WalFile } from '../core/segment.ts';
 import { historyFileName, type TimelineSwitch } from '../core/timeline.ts';
@@ -14,20 +14,13 @@ import { parseWalHeader } from '../postgres/wal-page.ts';
 import { walKey } from '../repository/layout.ts';
 import { claimOwner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
-import { findWal, putWal, readWal, type WalObject } from '../repository/wal.ts';
+import { digestOf, removeDigest, writeDigest } from '../repository/wal-digest.ts';
+import { findWal, putWal, readWal, readWalCopy, recordedDigest, type WalObject } from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
-import { compressBytes, decompressBytes, type Codec } from '../streams/codec.ts';
+import { attributesOf, compressProved, digestOfFile, replaceWal, type WalStorage } from './store-wal.ts';
 import { readWalFile, type ReadWalFile } from './wal-file.ts';
 
-/** How WAL files are stored; from the manifest's `wal`, `tags` and `historyTags`. */
-export interface WalStorage {
-  readonly codec: Codec;
-  readonly level?: number;
-  readonly encryption?: 'AES256' | 'aws:kms';
-  readonly tags?: Readonly<Record<string, string>>;
-  /** Replace `tags` on timeline histories, as barman-cloud's do. */
-  readonly historyTags?: Readonly<Record<string, string>>;
-}
+export type { WalStorage } from './store-wal.ts';
 
 export interface ArchivePorts extends WalStorage {
   repository(): Promise<Repository>;
@@ -39,6 +32,8 @@ export interface ArchivePorts extends WalStorage {
   readonly memory?: ArchiveMemory;
   /** Milliseconds until `deadline-exceeded` (A5). */
   readonly deadlineMs?: number;
+  /** Told of everything that was damaged in the archive and was set right: somebody has to look why. */
+  readonly alert?: ((message: string) => void) | undefined;
 }
 
 /** Facts of a repository that never change once they were seen. */
@@ -53,8 +48,11 @@ export function createArchiveMemory(): ArchiveMemory {
 }
 
 export interface PushedWal {
-  /** `already-archived`: equal bytes were there, whatever their codec. */
-  readonly outcome: 'archived' | 'already-archived';
+  /**
+   * `already-archived`: equal bytes were there, whatever their codec · `repaired`: a copy of this very file was there, and
+   * was damaged.
+   */
+  readonly outcome: 'archived' | 'already-archived' | 'repaired';
   /** Of the plain bytes. */
   readonly sha256: string;
   readonly plainBytes: number;
@@ -66,7 +64,8 @@ export const DEFAULT_PUSH_DEADLINE_MS = 48_000;
 
 /**
  * Archives one file of `pg_wal`. When it resolves, the file's bytes are whole and durable in the repository (A1).
- * Nothing in the archive is ever replaced (A3), nothing in `pg_wal` is touched (A8).
+ * Nothing in the archive is ever replaced but a copy that contradicts the hash it was archived with, which is that of this
+ * file (A3); nothing in `pg_wal` is touched (A8).
  *
  * @throws BackupError `format-invalid` | `wal-missing` for what can't be archived, `wal-foreign` (A4), `wal-conflict`
  *   (A3), `object-damaged` when the copy in the archive can't be read, `deadline-exceeded`, and what the store says
@@ -192,40 +191,38 @@ class Push {
     return identifyHistory(file, await readWal(repository, archived, LARGEST_HISTORY_BYTES, this.#signal));
   }
 
-  async #store(
-    repository: Repository,
-    file: WalFile,
-    { bytes, sha256: hash }: ReadWalFile,
-  ): Promise<PushedWal> {
+  async #store(repository: Repository, file: WalFile, read: ReadWalFile): Promise<PushedWal> {
+    const { bytes, sha256 } = read;
     this.stage = `looking for ${file.name} in ${repository.url}`;
     const existing = await findWal(repository, file.name, this.#signal);
-    const plain = { sha256: hash, plainBytes: bytes.length };
+    const plain = { sha256, plainBytes: bytes.length };
     if (existing.length > 0) {
-      await this.#requireEqual(repository, existing, bytes);
-      return { outcome: 'already-archived', ...plain, storedBytes: existing[0]?.sizeBytes ?? 0 };
+      const outcome = await this.#settle(repository, existing, read);
+      return { outcome, ...plain, storedBytes: existing[0]?.sizeBytes ?? 0 };
     }
 
-    const { codec, level, encryption } = this.#ports;
+    const { codec, level } = this.#ports;
     const stored = await compressProved(codec, bytes, level);
+    const key = walKey(repository.server, file.name, codec);
     this.stage = `storing ${file.name} in ${repository.url}`;
+    await removeDigest(repository, key, this.#signal);
     failpoint('push.before-store');
-    const tags = (file.kind === 'history' ? this.#ports.historyTags : undefined) ?? this.#ports.tags;
     try {
       await putWal(repository, file.name, stored, codec, {
+        ...attributesOf(this.#ports, file),
         signal: this.#signal,
-        ...(encryption === undefined ? {} : { encryption }),
-        ...(tags === undefined ? {} : { tags }),
+        digest: digestOfFile(read),
       });
     } catch (error) {
       if (!isBackupError(error, 'already-exists')) throw error;
       // someone was faster, or the store did it at the first try and its answer was lost
-      return this.#acceptRival(repository, file, { bytes, sha256: hash }, error);
+      return this.#acceptRival(repository, file, read, error);
     }
     failpoint('push.stored-not-answered');
-    await this.#requireStored(repository, file, stored.length);
+    await this.#requireStored(repository, key, stored.length, read);
     // E3: such a store lets a rival write over what was just written
-    if (!repository.store.features.ifAbsent)
-      await this.#acceptRival(repository, file, { bytes, sha256: hash });
+    if (!repository.store.features.ifAbsent) await this.#acceptRival(repository, file, read);
+    await this.#record(repository, key, read);
     return { outcome: 'archived', ...plain, storedBytes: stored.length };
   }
 
@@ -244,63 +241,123 @@ class Push {
         { cause },
       );
     }
-    await this.#requireEqual(repository, rivals, read.bytes);
     return {
-      outcome: 'already-archived',
+      outcome: await this.#settle(repository, rivals, read),
       sha256: read.sha256,
       plainBytes: read.bytes.length,
       storedBytes: first.sizeBytes,
     };
   }
 
-  /** A2 and A3. Every copy is looked at: a reader may take any of them. */
-  async #requireEqual(
+  /**
+   * A2 and A3. Every copy is judged before one is touched: a reader may take any of them, and one that holds other
+   * bytes forbids everything.
+   */
+  async #settle(
     repository: Repository,
     copies: readonly WalObject[],
-    bytes: Uint8Array,
-  ): Promise<void> {
+    read: ReadWalFile,
+  ): Promise<'already-archived' | 'repaired'> {
+    const judged: { readonly copy: WalObject; readonly verdict: Verdict }[] = [];
     for (const copy of copies) {
       this.stage = `comparing with ${copy.key}`;
-      const isLarger = copy.codec === 'none' && copy.sizeBytes > bytes.length;
-      const stored = isLarger ? undefined : await this.#readCopy(repository, copy, bytes.length);
-      if (stored && Buffer.compare(stored, bytes) === 0) {
-        // A1: whoever stored it may have been killed, or be at work, between "visible" and "durable"
-        await repository.store.makeDurable?.(copy.key, { signal: this.#signal });
-        continue;
-      }
+      judged.push({ copy, verdict: await this.#judge(repository, copy, read) });
+    }
+    for (const { copy, verdict } of judged) {
+      // A1: whoever stored it may have been killed, or be at work, between "visible" and "durable"
+      if (verdict !== 'damaged') await repository.store.makeDurable?.(copy.key, { signal: this.#signal });
+      if (verdict === 'unrecorded') await this.#record(repository, copy.key, read);
+      if (verdict === 'damaged') await this.#replace(repository, copy, read);
+      if (verdict === 'misrecorded') await this.#recordAnew(repository, copy, read);
+    }
+    return judged.some(({ verdict }) => verdict === 'damaged') ? 'repaired' : 'already-archived';
+  }
+
+  /** @throws BackupError `wal-conflict`, or `object-damaged` when nothing shows that the copy was of this file */
+  async #judge(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<Verdict> {
+    const expectedBytes = read.bytes.length;
+    const isLarger = copy.codec === 'none' && copy.sizeBytes > expectedBytes;
+    const { plain, recorded } = isLarger
+      ? { plain: undefined, recorded: await recordedDigest(repository, copy, this.#signal) }
+      : // one more than expected, so that a longer text is a conflict and not a bomb
+        await readWalCopy(repository, copy, Math.max(expectedBytes + 1, LARGEST_HISTORY_BYTES), this.#signal);
+    const isRecorded = recorded?.sha256 === read.sha256;
+    if (plain instanceof Uint8Array && Buffer.compare(plain, read.bytes) === 0) {
+      if (recorded === undefined) return 'unrecorded';
+      return isRecorded ? 'equal' : 'misrecorded';
+    }
+    if (isRecorded) return 'damaged';
+    if (!(plain instanceof BackupError)) {
       throw new BackupError(
         'wal-conflict',
         `${copy.fileName}: the archive holds other bytes under this name (${repository.url}, ${copy.key})`,
       );
     }
+    throw new BackupError('object-damaged', `${copy.key} in the archive can't be read: ${plain.message}`, {
+      cause: plain,
+      hint: 'it was left as it is: look at it, move it away, and PostgreSQL will archive the file again',
+    });
   }
 
-  async #readCopy(repository: Repository, copy: WalObject, expectedBytes: number): Promise<Uint8Array> {
+  /**
+   * A3's one rewrite: the copy has not the bytes that were recorded with it, and those are the bytes of this file. Only
+   * they can come here, from whatever host, so that it does not matter who is first.
+   */
+  async #replace(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<void> {
+    this.stage = `replacing ${copy.key}, which is damaged`;
+    await this.#put(repository, copy, read, `${copy.key} is damaged in the archive`);
+    const now = (await findWal(repository, copy.fileName, this.#signal)).find(({ key }) => key === copy.key);
+    if (!now || (await this.#judge(repository, now, read)) === 'damaged')
+      throw new BackupError('store-unavailable', `${copy.key} was stored again and still is damaged`);
+    this.#ports.alert?.(`${copy.key} was damaged in the archive and was replaced by what pg_wal has`);
+  }
+
+  /** The bytes are right and the record is not: nobody could fetch them. */
+  async #recordAnew(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<void> {
+    this.stage = `recording the hash of ${copy.key} anew`;
+    if (repository.store.features.metadata)
+      await this.#put(repository, copy, read, `${copy.key} has a wrong hash`);
+    else await writeDigest(repository, copy.key, digestOfFile(read), this.#signal);
+    this.#ports.alert?.(`${copy.key} was whole, but recorded with another hash; that was corrected`);
+  }
+
+  async #put(repository: Repository, copy: WalObject, read: ReadWalFile, why: string): Promise<void> {
     try {
-      // one more than expected, so that a longer text is a conflict and not a bomb
-      return await readWal(
-        repository,
-        copy,
-        Math.max(expectedBytes + 1, LARGEST_HISTORY_BYTES),
-        this.#signal,
-      );
+      await replaceWal(repository, copy, read, { storage: this.#ports, signal: this.#signal });
     } catch (error) {
-      if (!isBackupError(error, 'object-damaged')) throw error;
-      throw new BackupError('object-damaged', `${copy.key} in the archive can't be read: ${error.message}`, {
+      if (!isBackupError(error, 'access-denied')) throw error;
+      throw new BackupError('object-damaged', `${why}, and this key may not replace it: ${error.message}`, {
         cause: error,
-        hint: 'it was left as it is: look at it, move it away, and PostgreSQL will archive the file again',
+        hint: 'it was left as it is: move it away, and PostgreSQL will archive the file again',
       });
     }
   }
 
+  /** It only adds to what is archived already: what it fails with must not hold up the WAL that comes next. */
+  async #record(repository: Repository, key: string, read: ReadWalFile): Promise<void> {
+    this.stage = `recording the hash of ${key}`;
+    try {
+      await writeDigest(repository, key, digestOfFile(read), this.#signal);
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      this.#ports.alert?.(`${key} is archived, but its hash could not be recorded: ${messageOf(error)}`);
+    }
+  }
+
   /** The store's own word on what it holds now: an answer alone has been wrong before. */
-  async #requireStored(repository: Repository, file: WalFile, sizeBytes: number): Promise<void> {
-    this.stage = `checking what ${repository.url} holds of ${file.name}`;
-    const { codec } = this.#ports;
-    const key = walKey(repository.server, file.name, codec);
+  async #requireStored(
+    repository: Repository,
+    key: string,
+    sizeBytes: number,
+    read: ReadWalFile,
+  ): Promise<void> {
+    this.stage = `checking what ${repository.url} holds at ${key}`;
     const object = await repository.store.head(key, { signal: this.#signal });
-    if (object?.sizeBytes === sizeBytes) return;
-    const found = object ? `${object.sizeBytes} bytes` : 'nothing';
+    // without create-if-absent a rival may have written over it: its bytes are compared next
+    const recorded = repository.store.features.ifAbsent && object ? digestOf(object.metadata) : undefined;
+    const isOurs = recorded === undefined || recorded.sha256 === read.sha256;
+    if (object?.sizeBytes === sizeBytes && isOurs) return;
+    const found = object ? `${object.sizeBytes} bytes${isOurs ? '' : ' of another file'}` : 'nothing';
     throw new BackupError(
       'store-unavailable',
       `${key}: ${sizeBytes} bytes were stored, but the store holds ${found}`,
@@ -311,19 +368,10 @@ class Push {
   }
 }
 
-const LARGEST_HISTORY_BYTES = 4 << 20;
+/**
+ * What a copy that may stay is: `equal` · `unrecorded`: equal, and nothing is recorded of it · `misrecorded`: equal, and
+ * recorded with another hash · `damaged`: recorded with the hash of this file, whose bytes it has no more.
+ */
+type Verdict = 'equal' | 'unrecorded' | 'misrecorded' | 'damaged';
 
-/** Compressed bytes count when they were decompressed to what they came from (E1): compressors have been wrong. */
-async function compressProved(codec: Codec, bytes: Uint8Array, level?: number): Promise<Uint8Array> {
-  if (codec === 'none') return bytes;
-  const compressed = await compressBytes(codec, bytes, level);
-  const back = await decompressBytes(codec, compressed, bytes.length);
-  if (Buffer.compare(back, bytes) === 0) return compressed;
-  throw new BackupError(
-    'object-damaged',
-    `${codec} made something of ${bytes.length} bytes that does not give them back`,
-    {
-      hint: 'nothing was stored; the memory of this machine or the compression library is broken',
-    },
-  );
-}
+const LARGEST_HISTORY_BYTES = 4 << 20;

@@ -150,7 +150,7 @@ class Reading {
       this.#storedBytes += object.sizeBytes;
       const { fault, sha256 } = await inspectWal(this.#r, object, { owner, histories, isFollowed, signal });
       if (fault) faults.push({ object, fault: fault.kind, detail: fault.detail });
-      if (sha256 !== undefined) hashes.add(sha256);
+      else if (sha256 !== undefined) hashes.add(sha256);
     }
     this.#segmentsRead += 1;
     onRead?.(this.#segmentsRead, this.#storedBytes);

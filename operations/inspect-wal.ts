@@ -7,20 +7,23 @@ import { recordsEnd } from '../postgres/wal-end.ts';
 import { identifyHistory, requireFittingTimeline, type ClusterIdentity } from '../postgres/wal-identity.ts';
 import { parseWalHeader, WAL_HEADER_BYTES, type WalHeader } from '../postgres/wal-page.ts';
 import type { Repository } from '../repository/repository.ts';
+import { readDigest } from '../repository/wal-digest.ts';
 import type { WalObject } from '../repository/wal.ts';
 import { decompress } from '../streams/codec.ts';
+import type { Digest } from '../streams/digest.ts';
 
 /**
  * What is wrong with a stored WAL file. `undecodable`: it can't be decompressed, or its checksum is wrong ·
  * `wrong-size` · `misplaced`: its content does not belong under its name · `breaks-off`: its records end before it
- * does, though PostgreSQL went on in the next segment · `foreign`: whole, and of another cluster · `gone`: it was
- * listed, and is not there.
+ * does, though PostgreSQL went on in the next segment · `altered`: it does not have the hash it was archived with ·
+ * `foreign`: whole, and of another cluster · `gone`: it was listed, and is not there.
  */
 export const WAL_FAULTS = [
   'undecodable',
   'wrong-size',
   'misplaced',
   'breaks-off',
+  'altered',
   'foreign',
   'gone',
 ] as const;
@@ -36,8 +39,10 @@ export function contradictsItself(fault: WalFault): boolean {
 
 export interface InspectedWal {
   readonly fault?: { readonly kind: WalFault; readonly detail: string };
-  /** Of the plain bytes, when they are whole. */
+  /** Of the plain bytes, when they are whole; also when they are `altered`. */
   readonly sha256?: string;
+  /** What was recorded of the plain bytes when they were archived, if anything was. */
+  readonly recorded?: Digest;
 }
 
 export interface InspectOptions {
@@ -70,9 +75,36 @@ export async function inspectWal(
 }
 
 async function inspectOnce(r: Repository, object: WalObject, options: InspectOptions): Promise<InspectedWal> {
-  const source = await r.store.get(object.key, { signal: options.signal });
-  if (source === undefined)
-    return { fault: { kind: 'gone', detail: `${object.key} was listed and is gone` } };
+  try {
+    return await inspectStored(r, object, options);
+  } catch (error) {
+    // it was there, and is not any more, or is another version now
+    if (!isBackupError(error, 'object-missing')) throw error;
+    return { fault: { kind: 'gone', detail: error.message } };
+  }
+}
+
+async function inspectStored(
+  r: Repository,
+  object: WalObject,
+  options: InspectOptions,
+): Promise<InspectedWal> {
+  const { key } = object;
+  const body = await r.store.get(key, { signal: options.signal });
+  if (body === undefined) return { fault: { kind: 'gone', detail: `${key} was listed and is gone` } };
+  const found = await inspectBytes(body, object, options);
+  const recorded = await readDigest(r, key, () => body.metadata(), options.signal);
+  if (!recorded) return found;
+  if (found.sha256 === undefined || found.sha256 === recorded.sha256) return { ...found, recorded };
+  const detail = `its plain bytes have the SHA-256 ${found.sha256}, and were archived with ${recorded.sha256}`;
+  return { ...found, fault: { kind: 'altered', detail }, recorded };
+}
+
+async function inspectBytes(
+  source: AsyncIterable<Uint8Array>,
+  object: WalObject,
+  options: InspectOptions,
+): Promise<InspectedWal> {
   const read = new PlainFile(object, options);
   try {
     for await (const chunk of decompress(object.codec, source, { signal: options.signal, name: object.key }))

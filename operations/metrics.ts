@@ -132,6 +132,13 @@ function archiveMetrics(registry: Registry, { archive }: DatabaseSources): void 
       metric.inc({ outcome: 'failed' }, uploads?.failed ?? 0);
     },
   );
+  counter(
+    registry,
+    'walkeep_archive_repaired_total',
+    'copies in the archive that were damaged, and were replaced by what pg_wal has',
+    [],
+    async (metric) => metric.inc((await archive())?.uploads.repaired ?? 0),
+  );
   counter(registry, 'walkeep_archive_bytes_total', 'bytes of WAL stored', ['kind'], async (metric) => {
     const uploads = (await archive())?.uploads;
     metric.inc({ kind: 'plain' }, uploads?.plainBytes ?? 0);

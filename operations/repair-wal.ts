@@ -1,7 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import type { ArchiveDamage, WalRepair } from '../core/audit.ts';
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
-import { failpoint } from '../core/failpoint.ts';
 import {
   nextSegment,
   parseWalFileName,
@@ -22,17 +21,15 @@ import { claimOwner } from '../repository/owner.ts';
 import { parseWalHeader } from '../postgres/wal-page.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWal, readHistories, type WalObject } from '../repository/wal.ts';
-import { compressBytes, decompressBytes } from '../streams/codec.ts';
 import { readArchiveStatus } from './archive-status.ts';
 import { pushWal, type ArchivePorts } from './archive-wal.ts';
 import { contradictsItself, inspectWal } from './inspect-wal.ts';
+import { replaceWal } from './store-wal.ts';
 import { readWalFile, type ReadWalFile } from './wal-file.ts';
 
 export interface RepairPorts extends ArchivePorts {
   /** Of the instance whose `pg_wal` this is, for the report. */
   readonly instance: string;
-  /** Told of everything that was sent again: somebody has to look why it was needed. */
-  readonly alert?: (message: string) => void;
 }
 
 export interface RepairOptions {
@@ -132,17 +129,22 @@ class Repair {
     const broken: WalObject[] = [];
     // All of them before the first is touched: one that is whole and differs forbids everything.
     for (const copy of await findWal(repository, file.name, this.#signal)) {
-      const { fault, sha256 } = await inspect(copy);
+      const { fault, sha256, recorded } = await inspect(copy);
       if (fault === undefined && sha256 !== local.sha256) {
         const detail = `${copy.key} is whole, and has other bytes than this instance; it was left as it is`;
         return { outcome: 'refused', detail };
       }
       if (fault && !contradictsItself(fault.kind) && fault.kind !== 'gone')
         return { outcome: 'refused', detail: `${copy.key} was left as it is: ${fault.detail}` };
+      // What was archived under this name are other bytes; unless these are what is stored, and only the record is wrong.
+      if (fault && recorded && recorded.sha256 !== local.sha256 && sha256 !== local.sha256) {
+        const detail = `${copy.key} was left as it is: ${fault.detail}; it was archived with other bytes than this instance has`;
+        return { outcome: 'refused', detail };
+      }
       if (fault && fault.kind !== 'gone') broken.push(copy);
     }
     for (const copy of broken) {
-      await this.#replace(repository, copy, local);
+      await replaceWal(repository, copy, local, { storage: this.#ports, signal: this.#signal });
       const { fault } = await inspect(copy);
       if (fault)
         throw new BackupError(
@@ -152,32 +154,6 @@ class Repair {
       this.#alert(`${copy.key} was damaged in the archive and was replaced`);
     }
     return broken.length > 0 ? { outcome: 'repaired' } : this.#sendMissing(file);
-  }
-
-  /** The same key and codec: no reader may find two objects of one file. */
-  async #replace(repository: Repository, copy: WalObject, { bytes }: ReadWalFile): Promise<void> {
-    const { codec } = copy;
-    const stored = await compressBytes(
-      codec,
-      bytes,
-      codec === this.#ports.codec ? this.#ports.level : undefined,
-    );
-    const back = await decompressBytes(codec, stored, bytes.length, copy.key);
-    if (Buffer.compare(back, bytes) !== 0)
-      throw new BackupError(
-        'object-damaged',
-        `${codec} made something of ${copy.fileName} that does not give it back`,
-      );
-    const { encryption, tags, historyTags } = this.#ports;
-    const wanted = (copy.file.kind === 'history' ? historyTags : undefined) ?? tags;
-    failpoint('repair.before-replace');
-    await repository.store.put(copy.key, stored, {
-      signal: this.#signal,
-      sizeBytes: stored.length,
-      ...(encryption === undefined ? {} : { encryption }),
-      ...(wanted === undefined ? {} : { tags: wanted }),
-    });
-    failpoint('repair.replaced');
   }
 
   /**

@@ -2,7 +2,7 @@ import { BackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import type { RetentionPlan } from '../core/retention.ts';
 import { segmentNumber } from '../core/segment.ts';
-import { walPrefix } from '../repository/layout.ts';
+import { walDigestKey, walDigestPrefix, walPrefix } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWal, parseWalObject, walFolders, type WalObject } from '../repository/wal-object.ts';
 
@@ -63,7 +63,39 @@ export async function deleteWal(
     if (decision === 'delete') batch.push(...(await findWal(r, name, options.signal)));
   }
   await flush();
+  await deleteDigestsOfNothing(r, options);
   return done;
+}
+
+/**
+ * Removes the records of WAL that is gone: whoever deletes WAL beside walkeep leaves them. A record is written after its
+ * object, so that one that was listed, and whose object a later listing does not show, has lost it.
+ */
+async function deleteDigestsOfNothing(
+  r: Repository,
+  { youngAfter, mayGoOn, signal }: DeleteWalOptions,
+): Promise<void> {
+  const prefix = walDigestPrefix(r.server);
+  let folder = '';
+  let records = new Set<string>();
+  const flush = async () => {
+    if (records.size === 0) return;
+    for await (const { key } of r.store.list(walPrefix(r.server) + folder, { signal }))
+      records.delete(walDigestKey(r.server, key));
+    if (records.size > 0) await mayGoOn();
+    await r.store.delete([...records], { signal });
+    records = new Set();
+  };
+  for await (const { key, modifiedAt } of r.store.list(prefix, { signal })) {
+    const name = key.slice(prefix.length);
+    if (!name.endsWith('.json') || modifiedAt.getTime() > youngAfter) continue;
+    // A history lies beside the folders: what its name begins with is itself, and its other copies.
+    const place = name.includes('/') ? name.slice(0, name.indexOf('/') + 1) : name.slice(0, -'.json'.length);
+    if (place !== folder || records.size >= KEYS_AT_ONCE) await flush();
+    folder = place;
+    records.add(key);
+  }
+  await flush();
 }
 
 async function deleteBatch(
@@ -82,6 +114,13 @@ async function deleteBatch(
     // History files lie beside everything else: they are looked up by name.
     const prefixes = folder === walPrefix(r.server) ? keys.filter((key) => key.startsWith(folder)) : [folder];
     for (const prefix of prefixes) await requireGone(r, prefix, gone, signal);
+  }
+  // Behind their objects: a crash in between leaves records of nothing, which the next sweep removes.
+  if (!r.store.features.metadata) {
+    await r.store.delete(
+      keys.map((key) => walDigestKey(r.server, key)),
+      { signal },
+    );
   }
 }
 

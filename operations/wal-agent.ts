@@ -27,6 +27,8 @@ export interface WalAgentPorts {
   ) => Promise<{ readonly outcome: 'fetched' | 'absent' | 'hole' }>;
   /** One call for each answer. Default: nobody is told. */
   readonly report?: (event: WalAgentEvent) => void;
+  /** Told of what was damaged in the archive and was set right by a push. Default: nobody. */
+  readonly alert?: (message: string) => void;
   /** How long PostgreSQL waits for an answer, in milliseconds (A5). */
   readonly answerWithinMs?: number;
 }
@@ -79,6 +81,8 @@ export interface WalAgentStatus {
     readonly failed: number;
     readonly plainBytes: number;
     readonly storedBytes: number;
+    /** Copies in the archive that were damaged, and were replaced by what `pg_wal` has. */
+    readonly repaired: number;
     readonly running: number;
     /** Stored, and not asked for yet. */
     readonly ahead: number;
@@ -136,6 +140,7 @@ class Agent implements WalAgent {
       pgdata: ports.pgdata,
       source: ports.source,
       identity: ports.identity ?? (() => readControlData(ports.pgdata)),
+      alert: ports.alert,
       signal: this.#stopping.signal,
     });
     this.#server = createServer({ requestTimeout: 10_000, headersTimeout: 5_000 }, (request, response) => {

@@ -12,6 +12,7 @@ export interface UploadsPorts {
   readonly pgdata: string;
   readonly source: ArchiveSource;
   readonly identity: () => Promise<ClusterIdentity>;
+  readonly alert?: ((message: string) => void) | undefined;
   /** Ends everything. */
   readonly signal: AbortSignal;
 }
@@ -21,6 +22,7 @@ export interface UploadCounts {
   readonly failed: number;
   readonly plainBytes: number;
   readonly storedBytes: number;
+  readonly repaired: number;
   readonly running: number;
   /** Stored, and not asked for yet. */
   readonly ahead: number;
@@ -65,7 +67,7 @@ class WalUploads implements Uploads {
   readonly #stored = new Map<string, Stored>();
   /** Files whose upload ahead failed: left alone until PostgreSQL asks for the next file. */
   readonly #postponed = new Set<string>();
-  readonly #totals = { files: 0, failed: 0, plainBytes: 0, storedBytes: 0 };
+  readonly #totals = { files: 0, failed: 0, plainBytes: 0, storedBytes: 0, repaired: 0 };
   #target: ArchiveTarget | undefined;
   /** What is known of each target; of one that was left, an upload may still be learning. */
   readonly #memories = new WeakMap<ArchiveTarget, ArchiveMemory>();
@@ -145,6 +147,7 @@ class WalUploads implements Uploads {
       identity: this.#ports.identity,
       memory,
       deadlineMs: UPLOAD_WITHIN_MS,
+      alert: this.#ports.alert,
     };
     const upload = pushWal(ports, file.name, { signal: this.#ports.signal })
       .then(
@@ -161,6 +164,7 @@ class WalUploads implements Uploads {
     // the manifest may have changed meanwhile: stored there says nothing of here
     if (target === this.#target) this.#stored.set(file.name, { sha256: pushed.sha256, asked: false });
     this.#totals.files += 1;
+    if (pushed.outcome === 'repaired') this.#totals.repaired += 1;
     this.#totals.plainBytes += pushed.plainBytes;
     this.#totals.storedBytes += pushed.storedBytes;
     return pushed;

@@ -142,6 +142,16 @@ export function walKey(server: string, fileName: string, codec: Codec): string {
   return walFolder(server, fileName) + fileName + CODEC_SUFFIX[codec];
 }
 
+/** The folder of what is recorded of WAL files, where it can't travel with them: as that of the archive, below ours. */
+export function walDigestPrefix(server: string): string {
+  return `${ownKey(server, 'wal')}/`;
+}
+
+/** The key of the record of one object. @param key of the WAL file */
+export function walDigestKey(server: string, key: string): string {
+  return `${walDigestPrefix(server)}${key.slice(walPrefix(server).length)}.json`;
+}
+
 /** What a name in the archive says; `undefined` when it is not a WAL file with at most one known suffix. */
 export function parseWalObjectName(name: string): { fileName: string; codec: Codec } | undefined {
   if (parseWalFileName(name)) return { fileName: name, codec: 'none' };

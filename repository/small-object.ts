@@ -13,7 +13,15 @@ export async function readSmallObject(
   { maxBytes, signal }: { maxBytes: number; signal: AbortSignal },
 ): Promise<Uint8Array | undefined> {
   const source = await store.get(key, { signal });
-  if (source === undefined) return undefined;
+  return source && collectSmall(source, key, maxBytes);
+}
+
+/** The whole of a body. @throws BackupError `object-damaged` when it is larger than `maxBytes` */
+export async function collectSmall(
+  source: AsyncIterable<Uint8Array>,
+  key: string,
+  maxBytes: number,
+): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let sizeBytes = 0;
   for await (const chunk of source) {
@@ -23,7 +31,8 @@ export async function readSmallObject(
     }
     chunks.push(chunk);
   }
-  return chunks.length === 1 ? chunks[0] : Buffer.concat(chunks, sizeBytes);
+  const [only] = chunks;
+  return only !== undefined && chunks.length === 1 ? only : Buffer.concat(chunks, sizeBytes);
 }
 
 /**

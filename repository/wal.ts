@@ -1,17 +1,28 @@
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { parseHistory, type TimelineSwitch } from '../core/timeline.ts';
-import { decompress, decompressBytes, type Codec } from '../streams/codec.ts';
 import type { PutOptions } from '../stores/object-store.ts';
+import { decompress, decompressBytes, type Codec } from '../streams/codec.ts';
+import { sha256, type Digest } from '../streams/digest.ts';
 import { listHistories } from './histories.ts';
 import { walKey, walPrefix } from './layout.ts';
 import type { Repository } from './repository.ts';
-import { readSmallObject } from './small-object.ts';
+import { collectSmall } from './small-object.ts';
+import { digestMetadata, readDigest } from './wal-digest.ts';
 import { parseWalObject, walFolders, type WalObject } from './wal-object.ts';
 
 export { findWal, type WalObject } from './wal-object.ts';
 
+/** A stored copy as it is, before anything is believed of it. */
+export interface WalCopy {
+  /** Its plain bytes, or why they can't be had: `object-damaged`. */
+  readonly plain: Uint8Array | BackupError;
+  /** What was recorded of the plain bytes when they were stored, if anything was. */
+  readonly recorded?: Digest;
+}
+
 /**
- * The plain bytes of a WAL file. Whether a segment has the size of a segment is the caller's to check.
+ * The plain bytes of a WAL file, as they were archived: where a hash of them is recorded, it is compared. Whether a
+ * segment has the size of a segment is the caller's to check.
  *
  * @param maxBytes plain size that is refused to be exceeded
  * @throws BackupError `object-damaged` | `object-missing` when it vanished since it was found
@@ -22,11 +33,81 @@ export async function readWal(
   maxBytes: number,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  // what can't be compressed grows a little
-  const maxStored = maxBytes + Math.ceil(maxBytes / 64) + 65_536;
-  const stored = await readSmallObject(r.store, object.key, { maxBytes: maxStored, signal });
-  if (stored === undefined) throw vanished(object);
-  return decompressBytes(object.codec, stored, maxBytes, object.key);
+  const { plain, recorded } = await readWalCopy(r, object, maxBytes, signal);
+  if (plain instanceof BackupError) throw plain;
+  if (recorded && recorded.sha256 !== sha256(plain)) throw altered(object);
+  return plain;
+}
+
+/** As `readWal`, for whoever has to tell what is wrong with a copy. @throws BackupError `object-missing` */
+export async function readWalCopy(
+  r: Repository,
+  object: WalObject,
+  maxBytes: number,
+  signal: AbortSignal,
+): Promise<WalCopy> {
+  try {
+    return await readCopyOnce(r, object, maxBytes, signal);
+  } catch (error) {
+    // replaced while it was read, by a repair: what there is now is what to judge
+    if (!isBackupError(error, 'object-missing')) throw error;
+    return readCopyOnce(r, object, maxBytes, signal);
+  }
+}
+
+async function readCopyOnce(
+  r: Repository,
+  object: WalObject,
+  maxBytes: number,
+  signal: AbortSignal,
+): Promise<WalCopy> {
+  const { key, codec } = object;
+  const body = await r.store.get(key, { signal });
+  if (body === undefined) throw vanished(object);
+  const plain = await damageOr(async () => {
+    // what can't be compressed grows a little
+    const maxStored = maxBytes + Math.ceil(maxBytes / 64) + 65_536;
+    return decompressBytes(codec, await collectSmall(body, key, maxStored), maxBytes, key);
+  });
+  const recorded = await readDigest(r, key, () => body.metadata(), signal);
+  return { plain, ...(recorded && { recorded }) };
+}
+
+/** What is recorded of a copy, without reading it. @throws BackupError `object-missing` */
+export async function recordedDigest(
+  r: Repository,
+  object: WalObject,
+  signal: AbortSignal,
+): Promise<Digest | undefined> {
+  return readDigest(
+    r,
+    object.key,
+    async () => {
+      const found = await r.store.head(object.key, { signal });
+      if (found === undefined) throw vanished(object);
+      return found.metadata;
+    },
+    signal,
+  );
+}
+
+async function damageOr<T>(work: () => Promise<T>): Promise<T | BackupError> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!isBackupError(error, 'object-damaged')) throw error;
+    return error;
+  }
+}
+
+function altered({ key }: WalObject): BackupError {
+  return new BackupError(
+    'object-damaged',
+    `${key} is damaged: its plain bytes do not have the SHA-256 they were archived with`,
+    {
+      hint: 'walkeep audit CLUSTER --repair sends it again from an instance that still has it; nothing of it was used',
+    },
+  );
 }
 
 /**
@@ -69,10 +150,17 @@ export async function putWal(
   fileName: string,
   stored: Uint8Array,
   codec: Codec,
-  options: Omit<PutOptions, 'ifAbsent' | 'sizeBytes'>,
+  { digest, ...options }: PutWalOptions,
 ): Promise<void> {
   const key = walKey(r.server, fileName, codec);
-  await r.store.put(key, stored, { ...options, ifAbsent: true, sizeBytes: stored.length });
+  const metadata = digest && digestMetadata(r, digest);
+  const conditions = { ifAbsent: true, sizeBytes: stored.length };
+  await r.store.put(key, stored, { ...options, ...conditions, ...(metadata && { metadata }) });
+}
+
+export interface PutWalOptions extends Omit<PutOptions, 'ifAbsent' | 'sizeBytes' | 'metadata'> {
+  /** Of the plain bytes, to be recorded with the object where the store can; `writeDigest` does it elsewhere. */
+  readonly digest?: Digest;
 }
 
 export interface ListWalOptions {

@@ -93,7 +93,11 @@ export class Archiver {
     const { hasDataDirectory, log } = this.#ports;
     if (!hasDataDirectory()) return;
     const ports = this.#ports.agent();
-    const agent = createWalAgent({ ...ports, report: (event) => logAnswer(log, event) });
+    const agent = createWalAgent({
+      ...ports,
+      report: (event) => logAnswer(log, event),
+      alert: (message) => log.warn(message),
+    });
     try {
       await agent.start();
       this.#agent = agent;
