@@ -547,6 +547,22 @@ describe('records beside WAL in a directory', () => {
       expect(await recordKeys()).toEqual([3, 4].map((number) => walDigestKey('pg', keyOf(number))));
     });
 
+    it('D4: are gone with their WAL when a sweep has to end right then', async () => {
+      for (const number of [1, 2, 3]) await push(number);
+      rmSync(join(directory, keyOf(3)));
+      let asked = 0;
+      const ending = deleteWal(r, plan(1, 1), {
+        segmentSize: MiB,
+        youngAfter: Date.now() + 60_000,
+        mayGoOn: () =>
+          asked++ === 0 ? Promise.resolve() : Promise.reject(new Error('not declared any more')),
+        onProgress: () => undefined,
+        signal,
+      });
+      await expect(ending).rejects.toThrow('not declared');
+      expect(await recordKeys()).toEqual([2, 3].map((number) => walDigestKey('pg', keyOf(number))));
+    });
+
     it('D4, E5: of WAL that others deleted, or a crash left, are removed', async () => {
       for (const number of [1, 2, 3, 0x1001]) await push(number);
       await store.put('pg/walkeep/wal/00000002.history.json', Buffer.from('{}'), { signal });
