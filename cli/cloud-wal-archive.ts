@@ -10,7 +10,7 @@ import {
   requireWalName,
   walStorageOf,
 } from './cloud-options.ts';
-import { walkeepVersion } from './version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 import { answerWhateverHappens, reportWalAlert, reportWalFailure } from './wal-context.ts';
 import { inWordsOf } from './words-without-manifest.ts';
 

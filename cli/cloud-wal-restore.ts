@@ -6,7 +6,7 @@ import type { FetchedWal, FetchWalPorts } from '../operations/fetch-wal.ts';
 import { describeOptions, parseCloudArguments, type CloudArguments } from './cloud-arguments.ts';
 import { outcomeOfFailure, restoreExitCode, wantedExitCodes, type CloudOutcome } from './cloud-exit-codes.ts';
 import { deadlineMsOf, requireNumbers, requireWalName, RESTORE_OPTIONS } from './cloud-options.ts';
-import { walkeepVersion } from './version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 import { answerWhateverHappens, reportWalFailure } from './wal-context.ts';
 import { inWordsOf } from './words-without-manifest.ts';
 

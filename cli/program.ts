@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { EXIT } from './exit-codes.ts';
 import { reportFailure } from './output.ts';
-import { walkeepVersion } from './version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 
 interface CommandEntry {
   readonly name: string;

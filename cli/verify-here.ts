@@ -14,7 +14,7 @@ import { writeVerification } from '../repository/verifications.ts';
 import type { RestoreVerificationInput } from '../workflows/interface.ts';
 import { findCluster, type Host } from './host.ts';
 import { createProgressBar } from './progress.ts';
-import { walkeepVersion } from './version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 
 /** What `walkeep verify` was told. */
 export interface VerifyFlags {

@@ -6,7 +6,7 @@ import { DEFAULT_METRICS, type Address, type ProcessOptions } from '../workers/o
 import { WORKFLOW_QUEUE } from '../workflows/interface.ts';
 import { namespaceOption, parseAddress, parseClusterArgument, stateOption } from './options.ts';
 import { signalled } from './signals.ts';
-import { walkeepVersion } from './version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 
 interface WorkerCommandOptions {
   readonly cluster?: { readonly namespace?: string; readonly cluster: string };

@@ -118,6 +118,8 @@ class Push {
     const read = await readWalFile(this.#ports.pgWalDirectory, file, { signal: this.#signal });
     this.stage = 'opening the repository';
     const repository = await this.#ports.repository();
+    // Beside what follows, so that storing need not wait for it; what fails here is said where it is needed.
+    void repository.recall?.(this.#signal).catch(() => undefined);
     await this.#requireOwn(repository, file, read.bytes);
     return this.#store(repository, file, read);
   }

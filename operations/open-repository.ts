@@ -7,6 +7,7 @@ import { objectId } from '../manifests/metadata.ts';
 import { toStoreRequest, type StoreRequest } from '../manifests/object-store-location.ts';
 import type { BarmanObjectStore } from '../manifests/object-store.ts';
 import { createRepository, type Repository } from '../repository/repository.ts';
+import type { StoreMemory } from '../repository/store-knowledge.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { S3Credentials, StoreConfig } from '../stores/store-config.ts';
 import type { Codec } from '../streams/codec.ts';
@@ -50,7 +51,24 @@ export async function openExternalRepository(
 
 /** Opens what was resolved. Nothing is connected before the first call. */
 export function openRepository({ config, server }: RepositoryAccess): Repository {
-  return createRepository(openStore(config), server);
+  return createRepository(openStore(config), server, memoryOf(config, server));
+}
+
+/** What this process found out about stores: an activity opens its repository anew each time. */
+const memories = new Map<string, StoreMemory>();
+/** More places than a worker ever sees. */
+const MOST_MEMORIES = 1000;
+
+function memoryOf(config: StoreConfig, server: string): StoreMemory | undefined {
+  if (config.kind !== 's3') return undefined;
+  const { endpointUrl, bucket, prefix } = config;
+  const place = JSON.stringify([endpointUrl, bucket, prefix, server]);
+  const known = memories.get(place);
+  if (known) return known;
+  if (memories.size >= MOST_MEMORIES) memories.clear();
+  const memory: StoreMemory = {};
+  memories.set(place, memory);
+  return memory;
 }
 
 /** As `openClusterRepository`, without opening: for worker threads, which open their own. */

@@ -277,14 +277,14 @@ function held(r: Repository, what: string, why: string): BackupError {
  * yes to the question and do not look.
  */
 async function keepsWhatIsThere(r: Repository, what: string, signal: AbortSignal): Promise<boolean> {
-  if (!r.store.features.ifAbsent) return false;
   const key = ownKey(r.server, FOLDER, what, 'probe');
   for (let tried = 0; tried < 2; tried += 1) {
     const bytes = utf8(`${randomUUID()}\n`);
     try {
       await r.store.put(key, bytes, { signal, ifAbsent: true, sizeBytes: bytes.length });
     } catch (error) {
-      if (isBackupError(error, 'already-exists')) return true;
+      // Asked afterwards: what a store does is found out by its first creation. It may have been refused by turns (E3).
+      if (isBackupError(error, 'already-exists')) return r.store.features.ifAbsent;
       throw error;
     }
   }

@@ -75,7 +75,8 @@ export async function createSmallObject(
   }
 }
 
-async function hasBytes(source: AsyncIterable<Uint8Array>, expected: Uint8Array): Promise<boolean> {
+/** Whether what is read is exactly `expected`. */
+export async function hasBytes(source: AsyncIterable<Uint8Array>, expected: Uint8Array): Promise<boolean> {
   let offset = 0;
   for await (const chunk of source) {
     if (Buffer.compare(chunk, expected.subarray(offset, offset + chunk.length)) !== 0) return false;

@@ -14,7 +14,7 @@ import { BackupError } from '../core/errors.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import type { Verification } from '../core/verification.ts';
 import { JobRegistry } from '../operations/job-registry.ts';
-import { walkeepVersion } from '../cli/version.ts';
+import { walkeepVersion } from '../repository/walkeep-version.ts';
 import { scheduledBackupSchema } from '../manifests/scheduled-backup.ts';
 import {
   archiveReport,

@@ -12,7 +12,7 @@ import type { AzureAttributes, Whose } from './azure-upload.ts';
 import { checkedBody, checkSize, objectBody } from './body.ts';
 import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
 import { checkMetadata, metadataOf, type Metadata } from './metadata.ts';
-import type { FoundObject, ObjectStore, PutOptions } from './object-store.ts';
+import type { FoundObject, ObjectStore, PutOptions, StoreTraits } from './object-store.ts';
 import type { AzureStoreConfig } from './store-config.ts';
 
 /** Metadata that tells our object from another's when the answer to a put was lost. */
@@ -170,9 +170,21 @@ export function createAzureStore(
       keys.forEach(checkRead);
       await deleteEach(connection, place, keys, signal);
     },
+    inquire: async () => AZURE_TRAITS,
     close: () => connection.close(),
   };
 }
+
+/** Of the service itself; whether an account keeps versions or locks blobs is told by another service of Azure. */
+const AZURE_TRAITS: StoreTraits = {
+  multipartIfAbsent: 'yes',
+  checksums: 'yes',
+  bulkDelete: 'no',
+  listPaging: 'yes',
+  listStart: 'no',
+  versioning: 'unknown',
+  objectLock: 'unknown',
+};
 
 function attributesOf(
   { encryptionScope }: AzureStoreConfig,

@@ -11,7 +11,7 @@ import { checkedBody, objectBody } from './body.ts';
 import { systemCodeOf, toStoreError } from './filesystem-errors.ts';
 import { checkFolder, checkKey, checkPrefix, compareKeys } from './keys.ts';
 import { checkMetadata, NO_METADATA } from './metadata.ts';
-import type { ObjectStore, PutOptions, StoredObject } from './object-store.ts';
+import type { ObjectStore, PutOptions, StoredObject, StoreTraits } from './object-store.ts';
 
 /** Unfinished files, directly below the root: the same file system, and no part of any key. */
 const TEMP_DIRECTORY = '.walkeep-tmp';
@@ -21,6 +21,17 @@ const READ_BYTES = 256 << 10;
 const STATS_AT_ONCE = 32;
 const CLEANING_MS = 60_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
+
+/** A directory does what it does: nothing of it has to be tried. */
+const DIRECTORY_TRAITS: StoreTraits = {
+  multipartIfAbsent: 'yes',
+  checksums: 'no',
+  bulkDelete: 'no',
+  listPaging: 'yes',
+  listStart: 'no',
+  versioning: 'off',
+  objectLock: 'off',
+};
 
 /**
  * A directory as an object store: the key is the path below it.
@@ -244,6 +255,7 @@ export function createFilesystemStore(directory: string): ObjectStore {
       }
       for (const folder of changed) await removeEmptyFolders(root, folder);
     },
+    inquire: async () => DIRECTORY_TRAITS,
     async close() {},
   };
 }

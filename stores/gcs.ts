@@ -8,6 +8,7 @@ import type { GcsPlace, GcsTimeouts } from './gcs-client.ts';
 import { deleteObjects } from './gcs-delete.ts';
 import { download } from './gcs-download.ts';
 import { field, NO_SUCH_OBJECT } from './gcs-errors.ts';
+import { inquireGcs } from './gcs-inquiry.ts';
 import { listFolders, listObjects, sizeAndTime } from './gcs-list.ts';
 import { CHUNK_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
 import type { GcsTarget } from './gcs-upload.ts';
@@ -187,6 +188,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       for (const key of keys) checkReadKey(key, root);
       await deleteObjects(connection, place, keys, signal);
     },
+    inquire: (_folder, { signal }) => inquireGcs(connection, place, signal),
     close() {
       connection.close();
       return Promise.resolve();

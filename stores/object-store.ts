@@ -53,11 +53,39 @@ export interface PutOptions {
   readonly metadata?: Metadata;
 }
 
+/** What was found out of a store. `unknown`: it would not say, or nobody asked. */
+export type Trait = 'yes' | 'no' | 'unknown';
+
+/** How a store behaves beyond its protocol's promises (E3). */
+export interface StoreTraits {
+  /** Whether an upload in parts that is to create is refused at its end where something is. */
+  readonly multipartIfAbsent: Trait;
+  /** The largest body that goes in one request; absent where all are alike. */
+  readonly oneRequestBytes?: number;
+  /** Whether the store refuses bytes that do not have the checksum that goes with them. */
+  readonly checksums: Trait;
+  /** Whether many objects are deleted by one request. */
+  readonly bulkDelete: Trait;
+  /** Whether a listing comes in pages of the wanted size that go on where the one before ended. */
+  readonly listPaging: Trait;
+  /** Whether a listing begins behind a key when asked to. */
+  readonly listStart: Trait;
+  /** Whether what is replaced or deleted stays as an older version. */
+  readonly versioning: 'on' | 'off' | 'suspended' | 'unknown';
+  /** Whether new objects are locked by default; `on` also where only the store knows for how long. */
+  readonly objectLock: 'on' | 'off' | 'unknown';
+}
+
 /** Where bytes are kept. One adapter per provider; `test/stores/conformance.ts` is the definition of correct. */
 export interface ObjectStore {
   /** For messages: `s3://bucket/prefix`, `file:///srv/backups`. Never holds a credential. */
   readonly url: string;
-  readonly features: { readonly ifAbsent: boolean; readonly metadata: boolean };
+  readonly features: {
+    readonly ifAbsent: boolean;
+    /** The protocol has the condition, but there are servers that pass over it: to be believed when it was tried. */
+    readonly ifAbsentUnproven?: true;
+    readonly metadata: boolean;
+  };
   /**
    * Stores the whole of `body`, or nothing; durable when it resolves. A body that throws, an abort and a crash
    * leave no object (and no unfinished upload, where the store lets us remove it).
@@ -102,6 +130,13 @@ export interface ObjectStore {
   unfinished?(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<UnfinishedUpload>;
   /** Removes what such an upload stored. One that is gone already is a success. */
   abandon?(upload: UnfinishedUpload, options: { readonly signal: AbortSignal }): Promise<void>;
+  /**
+   * What the calls above can't tell of a store, told by its own protocol: tried with objects below `folder` (ending in
+   * `/`), which are removed again where the key may. What is refused or not known is `unknown`. Absent where nobody asked.
+   *
+   * @throws BackupError `store-unavailable` when it does not answer
+   */
+  inquire?(folder: string, options: { readonly signal: AbortSignal }): Promise<StoreTraits>;
   /** Releases connections. */
   close(): Promise<void>;
 }

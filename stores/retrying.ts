@@ -24,6 +24,7 @@ export interface RetryOptions {
  * - Listings go on behind the last entry that came.
  */
 export function retrying(store: ObjectStore, options: RetryOptions = {}): ObjectStore {
+  const inquire = store.inquire?.bind(store);
   const { withinMs = 20_000, firstPauseMs = 200, longestPauseMs = 5_000, random = Math.random } = options;
 
   /** Pauses before the next attempt, or says that there is none. */
@@ -120,6 +121,10 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
     ...(store.abandon && {
       abandon: (upload, abandonOptions) =>
         again(abandonOptions.signal, async () => store.abandon?.(upload, abandonOptions)),
+    }),
+    ...(inquire && {
+      inquire: (folder, inquireOptions) =>
+        again(inquireOptions.signal, () => inquire(folder, inquireOptions)),
     }),
     delete: (keys, deleteOptions) => again(deleteOptions.signal, () => store.delete(keys, deleteOptions)),
     close: () => store.close(),

@@ -9,6 +9,7 @@ import { createS3Connection, odd, S3_TIMEOUTS } from './s3-client.ts';
 import type { S3Place, S3Timeouts } from './s3-client.ts';
 import { download } from './s3-download.ts';
 import { failureOf, isFailure } from './s3-errors.ts';
+import { inquireS3 } from './s3-inquiry.ts';
 import { listFolders, listObjects, sizeAndTime } from './s3-list.ts';
 import { abandonUpload, listUnfinished } from './s3-unfinished.ts';
 import { partBytes, PART_BYTES, uploadParts } from './s3-upload.ts';
@@ -180,7 +181,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
 
   return {
     url: `s3://${Bucket}${config.prefix === '' ? '' : `/${config.prefix}`}`,
-    features: { ifAbsent: true, metadata: true },
+    features: { ifAbsent: true, ifAbsentUnproven: true, metadata: true },
     async put(key, body, options) {
       checkKey(key);
       checkMetadata(key, options.metadata);
@@ -229,6 +230,10 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
       yield* listUnfinished(connection, place, prefix, signal);
     },
     abandon: (upload, { signal }) => abandonUpload(connection, place, upload, signal),
+    inquire(folder, { signal }) {
+      checkFolder(folder);
+      return inquireS3(connection, place, folder, signal);
+    },
     close: () => connection.close(),
   };
 }

@@ -69,7 +69,7 @@ export function stale(store: ObjectStore, lateMs: number): ObjectStore {
 export function ignoringAbsence(store: ObjectStore, pauseMs = 0): ObjectStore {
   return {
     ...store,
-    features: { ifAbsent: false },
+    features: { ...store.features, ifAbsent: false },
     async put(key, body, options) {
       const { ifAbsent, ...rest } = options;
       if (ifAbsent === true && (await store.head(key, options)) !== undefined) {

@@ -1,0 +1,90 @@
+import { z } from 'zod';
+import { isBackupError } from '../core/errors.ts';
+import type { StoreTraits, Trait } from '../stores/object-store.ts';
+import { ownKey } from './layout.ts';
+import { ownRecordBytes, readOwnRecord } from './own-record.ts';
+import type { Repository } from './repository.ts';
+
+/** What a store really does, found out by trying it with objects of our own (E3). */
+export interface StoreRecord extends StoreTraits {
+  readonly version: 1;
+  /** ISO 8601. */
+  readonly probedAt: string;
+  /** The version of walkeep that tried. */
+  readonly walkeep: string;
+  /** Whether a body in one request that is to create is refused where something is. */
+  readonly ifAbsent: Trait;
+  /** Whether the key that tried may delete; the archive's key may be one that can't. */
+  readonly mayDelete: Trait;
+}
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+/** A store may be exchanged, or updated, behind the same address. */
+export const RECORD_LASTS_MS = 30 * DAY_MS;
+const MAX_RECORD_BYTES = 64 * 1024;
+
+const trait = z.enum(['yes', 'no', 'unknown']);
+const recordSchema: z.ZodType<StoreRecord> = z.object({
+  version: z.literal(1),
+  probedAt: z.iso.datetime({ offset: true }),
+  walkeep: z.string().max(100),
+  ifAbsent: trait,
+  mayDelete: trait,
+  multipartIfAbsent: trait,
+  oneRequestBytes: z.number().int().nonnegative().exactOptional(),
+  checksums: trait,
+  bulkDelete: trait,
+  listPaging: trait,
+  listStart: trait,
+  versioning: z.enum(['on', 'off', 'suspended', 'unknown']),
+  objectLock: z.enum(['on', 'off', 'unknown']),
+});
+
+/** Whether what was found out then can be believed now. A time in the future can't. */
+export function isCurrent({ probedAt }: StoreRecord, now: Date): boolean {
+  const ageMs = now.getTime() - Date.parse(probedAt);
+  return ageMs > -DAY_MS && ageMs < RECORD_LASTS_MS;
+}
+
+/** @returns `undefined` when nobody tried yet, or what was written can't be read: it is found out anew */
+export async function readStoreRecord(r: Repository, signal: AbortSignal): Promise<StoreRecord | undefined> {
+  try {
+    const options = { schema: recordSchema, maxBytes: MAX_RECORD_BYTES, signal };
+    return await readOwnRecord(r, recordKey(r), options);
+  } catch (error) {
+    if (!isBackupError(error, 'format-invalid', 'object-damaged')) throw error;
+    return undefined;
+  }
+}
+
+/** Replaces what was known. */
+export async function writeStoreRecord(
+  r: Repository,
+  record: StoreRecord,
+  signal: AbortSignal,
+): Promise<void> {
+  const bytes = ownRecordBytes(recordKey(r), record, recordSchema);
+  await r.store.put(recordKey(r), bytes, { signal, sizeBytes: bytes.length });
+}
+
+function recordKey({ server }: Repository): string {
+  return ownKey(server, 'store.json');
+}
+
+/**
+ * What is weaker on this store than elsewhere, in words for people; empty when nothing is.
+ */
+export function weaknessesOf(record: StoreRecord): string[] {
+  const weak: string[] = [];
+  if (record.ifAbsent !== 'yes') {
+    weak.push(
+      `${record.ifAbsent === 'no' ? 'it replaces an object that is only to be created (If-None-Match is ignored)' : 'whether it refuses to create what exists is not known'}: walkeep makes its writers take turns, looks before each creation and compares after it; two at the same moment are kept apart as long as its listings are up to date`,
+    );
+  } else if (record.multipartIfAbsent !== 'yes') {
+    weak.push(
+      'an upload in parts replaces an object that is only to be created: for those, walkeep makes its writers take turns, looks before and compares after',
+    );
+  }
+  if (record.listPaging === 'no') weak.push('its listings do not go on page by page as they should');
+  return weak;
+}
