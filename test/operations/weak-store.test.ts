@@ -3,9 +3,12 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { isBackupError } from '../../core/errors.ts';
 import { pushWal, type ArchivePorts } from '../../operations/archive-wal.ts';
-import { createRepository } from '../../repository/repository.ts';
+import { sweep } from '../../operations/sweep.ts';
+import { listBackups } from '../../repository/catalogue.ts';
+import { createRepository, type Repository } from '../../repository/repository.ts';
 import { retrying } from '../../stores/retrying.ts';
 import { startS3ServerDouble, type Oddities, type S3ServerDouble } from '../stores/s3-server-double.ts';
+import { aged, benchRules, putFourBackups } from './sweep-bench.ts';
 import { makeTempDir } from '../support/temp.ts';
 import { makeSegment, SYSTEM_ID } from '../support/wal-bytes.ts';
 
@@ -33,7 +36,7 @@ function hostWith(name: string, bytes: Uint8Array) {
 const segment = (n: number) => `00000001000000000000${n.toString(16).toUpperCase().padStart(4, '0')}`;
 
 describe('archiving to a store that ignores If-None-Match', () => {
-  it('A3, E3: of two that push other bytes under one name at once, one is confirmed, and what it stored stays', async () => {
+  it('A3, E3, fault 24: of two that push other bytes under one name at once, one is confirmed, and what it stored stays', async () => {
     await start({ ignoresCondition: true, latencyMs: () => Math.random() * 8 });
     for (let round = 1; round <= 8; round += 1) {
       const name = segment(round);
@@ -70,5 +73,34 @@ describe('archiving to a store that ignores If-None-Match', () => {
       await double.close();
     }
     await start({});
+  });
+});
+
+describe('a sweep on a store that ignores If-None-Match', () => {
+  const OLD = 2 * 3_600_000;
+  const open = (ageMs: (key: string) => number): Repository => {
+    const r = createRepository(retrying(double.store({ idleMs: 5_000 }), { firstPauseMs: 1 }), 'pg');
+    return { ...r, store: aged(r.store, ageMs) };
+  };
+  const isStored = (key: string) => /\/(base|wals)\//.test(key);
+  const run = (r: Repository) => sweep(r, benchRules(), { signal, holder: 'test' });
+
+  it('D4, E3, fault 24: marks, deletes a grace period later, and says that its lease is not exclusive', async () => {
+    await start({ ignoresCondition: true });
+    const ids = await putFourBackups(open(() => 0));
+    const first = await run(open((key) => (isStored(key) ? OLD : 0)));
+    expect(first.counts).toMatchObject({ kept: 2, marked: 2, deletedBackups: 0 });
+    expect(first.warnings.join()).toMatch(/does not refuse to create what exists/);
+    const late = open((key) => (isStored(key) || key.includes('/tombstones/') ? OLD : 0));
+    const second = await run(late);
+    expect(second.counts).toMatchObject({ kept: 2, deletedBackups: 2 });
+    expect((await listBackups(late, signal)).map(({ backupId }) => backupId)).toEqual(ids.slice(2));
+  });
+
+  it('F1, E3, fault 24: of two at once one sweeps', async () => {
+    await start({ ignoresCondition: true, latencyMs: () => Math.random() * 4 });
+    await putFourBackups(open(() => 0));
+    const swept = await Promise.allSettled([1, 2].map(() => run(open((key) => (isStored(key) ? OLD : 0)))));
+    expect(swept.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'rejected']);
   });
 });
