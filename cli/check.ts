@@ -5,6 +5,7 @@ import { openClusterRepository } from '../operations/open-repository.ts';
 import { archiveCommandLine } from '../operations/wal-command-lines.ts';
 import { connect, connectionFromEnvironment } from '../postgres/connection.ts';
 import { readAgentStatus } from './agent-status.ts';
+import { formatCheckItems } from './check-items.ts';
 import { EXIT } from './exit-codes.ts';
 import { findCluster, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
@@ -39,7 +40,9 @@ export function checkCommand(): Command {
       await withHost(options, async (host) => {
         const items = await check(host, reference.namespace ?? options.namespace, reference.cluster, options);
         process.stdout.write(
-          options.output === 'json' ? `${JSON.stringify(items, undefined, 2)}\n` : formatItems(items),
+          options.output === 'json'
+            ? `${JSON.stringify(items, undefined, 2)}\n`
+            : formatCheckItems(items, 'this cluster is not protected as it should be'),
         );
         if (items.some(({ state }) => state === 'problem')) process.exitCode = EXIT.findings;
       });
@@ -102,24 +105,4 @@ async function askDataDirectory(
     // The check of PostgreSQL itself says why.
     return undefined;
   }
-}
-
-const MARKS = { ok: 'ok     ', warning: 'WARNING', problem: 'PROBLEM', unknown: 'unknown' } as const;
-
-function formatItems(items: readonly CheckItem[]): string {
-  const width = Math.max(...items.map(({ item }) => item.length));
-  const lines = items.map(({ item, state, found, todo }) => {
-    const line = `${MARKS[state]}  ${item.padEnd(width)}  ${found}\n`;
-    return todo === undefined ? line : `${line}${' '.repeat(9)}${' '.repeat(width)}  -> ${todo}\n`;
-  });
-  const count = (state: CheckItem['state']) => items.filter((item) => item.state === state).length;
-  const problems = count('problem');
-  const warnings = count('warning');
-  const verdict =
-    problems > 0
-      ? `${problems} ${problems === 1 ? 'problem' : 'problems'}, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}: this cluster is not protected as it should be.`
-      : warnings > 0
-        ? `no problem, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}.`
-        : 'everything is as it should be.';
-  return `${lines.join('')}\n${verdict}\n`;
 }

@@ -98,6 +98,11 @@ const COMMANDS: readonly CommandEntry[] = [
     load: async () => (await import('./audit.ts')).auditCommand(),
   },
   {
+    name: 'repository',
+    summary: 'check a repository, list what lies in it, or show what it is',
+    load: async () => (await import('./repository.ts')).repositoryCommand(),
+  },
+  {
     name: 'logs',
     summary: "what a cluster's workflows have done",
     load: async () => (await import('./logs.ts')).logsCommand(),

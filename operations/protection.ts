@@ -75,7 +75,7 @@ export async function readProtection(repository: Repository, signal: AbortSignal
 }
 
 /** Whether a record promises a restore: completed, not one of a chain, and not a snapshot. */
-function isUsable(info: BackupInfo): boolean {
+export function isUsable(info: BackupInfo): boolean {
   return info.status === 'DONE' && info.parentBackupId === undefined && info.snapshots !== true;
 }
 

@@ -107,6 +107,35 @@ export async function takeLease(r: Repository, what: string, options: LeaseOptio
   return lease;
 }
 
+/** Who took a lease last, for people. */
+export interface LeaseState {
+  readonly epoch: number;
+  readonly holder: string;
+  readonly host: string;
+  /** It ends so long after it was renewed last, by the store's clock. */
+  readonly ttlMs: number;
+  readonly renewedAt: Date;
+  readonly released: boolean;
+}
+
+/**
+ * Looks who has a lease; changes nothing.
+ *
+ * @returns `undefined` when nobody ever had it
+ * @throws BackupError `format-invalid` when that can't be read
+ */
+export async function lookAtLease(
+  r: Repository,
+  what: string,
+  signal: AbortSignal,
+): Promise<LeaseState | undefined> {
+  const newest = await newestEpoch(r, what, signal);
+  const record = newest && (await readLease(r, what, newest.epoch, signal));
+  if (!newest || !record) return undefined;
+  const { epoch, holder, host, ttlMs, released } = record;
+  return { epoch, holder, host, ttlMs, released, renewedAt: newest.storedAt };
+}
+
 class HeldLease implements Lease {
   readonly epoch: number;
   readonly isExclusive: boolean;
