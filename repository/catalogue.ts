@@ -112,7 +112,10 @@ export async function readBackup(
   signal: AbortSignal,
 ): Promise<BackupInfo | undefined> {
   const options = { maxBytes: MAX_BACKUP_INFO_BYTES, signal };
-  const text = await readSmallText(r.store, backupInfoKey(r.server, backupId), options);
+  const key = backupInfoKey(r.server, backupId);
+  const text = await readSmallText(r.store, key, options);
+  // Stock reads it as a backup of which nothing is known; nobody ever wrote that into a repository of this kind.
+  if (text === '') throw new BackupError('object-damaged', `${key} is empty`);
   return text === undefined ? undefined : parseBackupInfo(backupId, text);
 }
 
