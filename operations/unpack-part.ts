@@ -207,6 +207,14 @@ function named(error: unknown, task: UnpackTask): unknown {
       hint: 'make room there and run the same command again; it begins this backup anew in the same directory',
     });
   }
+  if (code === 'EFBIG') {
+    // A file of PostgreSQL has a gigabyte; only a hostile or broken tar declares what no file system takes.
+    return new BackupError(
+      'object-damaged',
+      `${task.key} declares a file too large for the file system of ${task.directory}`,
+      { cause: error },
+    );
+  }
   return error;
 }
 
