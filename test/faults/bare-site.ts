@@ -66,7 +66,12 @@ export interface BareSite {
   ): Promise<number>;
   /** Plans and restores the latest. @returns the new data directory */
   restore(options?: { readonly signal?: AbortSignal; readonly into?: string }): Promise<string>;
-  verify(options?: { readonly signal?: AbortSignal; readonly deadline?: string }): Promise<{
+  /** Without any PostgreSQL, unless `binDirectory` says where it is: then as far as a made backup goes. */
+  verify(options?: {
+    readonly signal?: AbortSignal;
+    readonly deadline?: string;
+    readonly binDirectory?: string;
+  }): Promise<{
     readonly result: string;
     readonly why: string;
     readonly mayTryAgain: boolean;
@@ -167,14 +172,14 @@ function siteThrough(store: ObjectStore, world: World): BareSite {
       );
       return into;
     },
-    async verify({ signal = NEVER, deadline = '1m' } = {}) {
+    async verify({ signal = NEVER, deadline = '1m', binDirectory = '/nowhere' } = {}) {
       const { verification, mayTryAgain } = await verifyBackup(
         {
           repository,
           reference: { namespace: 'default', serverName: SERVER, barmanObjectStore: {} },
           restoreCommand: () => 'false',
           scratchRoot: join(root, 'scratch'),
-          binDirectory: '/nowhere',
+          binDirectory,
           instance: 'pg-1',
           walkeepVersion: '0',
         },
