@@ -248,6 +248,15 @@ function reviewWal(
     ]),
     ...reviewArguments(store.wal.restoreAdditionalCommandArgs, [...path, 'restoreAdditionalCommandArgs']),
   ];
+  const { compression } = store.wal;
+  if (compression === 'xz' || compression === 'bzip2') {
+    findings.push({
+      path: [...path, 'compression'],
+      message: `${compression} is slow: archive_command has to be answered within 60 s, and with WAL segments above 64 MiB it may not be. walkeep check says it of the server`,
+      fix: 'zstd, lz4 or gzip are fast enough for segments of any size',
+      severity: 'note',
+    });
+  }
   if (store.wal.archiveTimeout === undefined) return findings;
   const seconds = parsePostgresSeconds(store.wal.archiveTimeout);
   findings.push({

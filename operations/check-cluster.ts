@@ -4,6 +4,7 @@ import { BackupError, messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { readServerFacts, requireSuitable, type ServerFacts } from '../postgres/facts.ts';
 import type { Repository } from '../repository/repository.ts';
+import { walSpeedItem } from './check-wal-speed.ts';
 import { readProtection, type Protection } from './protection.ts';
 import type { WalAgentStatus } from './wal-agent.ts';
 
@@ -175,6 +176,8 @@ function postgresItems(ports: CheckPorts, facts: Attempt<Facts>): CheckItem[] {
   }
   items.push(archiveCommandItem(ports.archiveCommands, server));
   items.push(archiveTimeoutItem(ports.manifest, archiveTimeoutSeconds));
+  const speed = walSpeedItem(ports.manifest, server.segmentSize);
+  if (speed) items.push(speed);
   if (!server.dataChecksums) {
     items.push({
       item: 'page checksums',

@@ -119,6 +119,12 @@ describe('destinationPath and endpointURL', () => {
 });
 
 describe('wal and data', () => {
+  test.for(['xz', 'bzip2'])('WAL in %s is accepted with a note on what it takes', (codec) => {
+    const { problems } = loadText(clusterWithStore(`wal: {compression: ${codec}}`, 'file:///b'));
+    expect(problems.filter(({ severity }) => severity !== 'note')).toEqual([]);
+    expect(problems.map(({ message }) => message).join()).toMatch(/within 60 s.*above 64 MiB/);
+  });
+
   it('data in zstd is accepted with a note on who can restore it', () => {
     const { problems } = loadText(clusterWithStore('data: {compression: zstd}', 'file:///b'));
     expect(problems).toMatchObject([

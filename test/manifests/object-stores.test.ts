@@ -333,6 +333,18 @@ describe('a set of manifests', () => {
     },
   );
 
+  it('an ObjectStore with base backups in zstd or WAL in xz is told of as a Cluster is', () => {
+    const codecs = (text: string) =>
+      loadText(text).problems.filter(({ field }) => field.endsWith('compression'));
+    const byStore = codecs(
+      'apiVersion: barmancloud.cnpg.io/v1\nkind: ObjectStore\nmetadata: {name: s}\nspec: {configuration: {destinationPath: file:///b, data: {compression: zstd}, wal: {compression: xz}}}\n',
+    );
+    expect(byStore.map(({ message }) => message)).toEqual([
+      expect.stringContaining('within 60 s'),
+      expect.stringMatching(/barman itself restores them from 3\.20 on, and CNPG refuses this value/),
+    ]);
+  });
+
   it('an entry of externalClusters whose plugin is switched off: it is told, and what to do', () => {
     const entry = { name: 'origin', plugin: plugin({ barmanObjectName: 'store' }, { enabled: false }) };
     const loaded = loadTexts([STORE, written({ backup: direct, externalClusters: [entry] })]);
