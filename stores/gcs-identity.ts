@@ -5,6 +5,7 @@ import { unlessAborted } from '../streams/abortable.ts';
 import { field, toBreakdown } from './gcs-errors.ts';
 import type { Http } from './gcs-http.ts';
 import { createServiceAccountIdentity, parseServiceAccount, SCOPE, unusable } from './gcs-service-account.ts';
+import { silenceMetadataLookup } from './metadata-warning.ts';
 
 /** Who asks. */
 export interface Identity {
@@ -54,6 +55,7 @@ function createLibraryIdentity(credentials?: JWTInput): Identity {
   const open = async () => {
     // loaded when it is needed: it costs time that a directory store should not have to pay
     const { GoogleAuth } = await import('google-auth-library');
+    silenceMetadataLookup();
     const auth = new GoogleAuth({
       scopes: [SCOPE],
       // no call of ours needs one; without it the library would run gcloud to find it
