@@ -62,7 +62,7 @@ export interface ClusterFacts {
   readonly policy?: PolicySpec;
   /** Whether a BackupPolicy was applied. */
   readonly hasPolicy?: boolean;
-  /** Why there may be a policy all the same, in whose place the defaults stand: it can't be read. */
+  /** Why there may be a policy all the same, in whose place the defaults stand: it can't be read. The Backup's page shows it. */
   readonly problem?: string;
   /** How many backups may run at once beside this one; absent: no cap. */
   readonly caps?: Caps;

@@ -3,13 +3,14 @@ import { formatDuration } from '../core/duration.ts';
 import { messageOf } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
 import { ownReference } from '../manifests/object-store-references.ts';
+import { readHeld } from '../operations/declared.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { readProtection, type Protection } from '../operations/protection.ts';
 import type { ClusterStatus } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { readKeeperStatus } from './orchestration.ts';
-import { formatAge, formatBytes, printable } from './output.ts';
+import { formatAge, formatBytes, note, printable } from './output.ts';
 
 interface StatusOptions {
   readonly namespace: string;
@@ -32,10 +33,13 @@ export function statusCommand(): Command {
       const namespace = reference.namespace ?? options.namespace;
       await withHost(options, async (host) => {
         const { manifest, revision } = await findCluster(host, namespace, reference.cluster);
-        const [protection, keeper] = await Promise.all([
+        const [protection, keeper, { problem }] = await Promise.all([
           protectionOf(host, manifest),
           readKeeperStatus(host, namespace, reference.cluster),
+          readHeld(host.state, namespace, reference.cluster),
         ]);
+        if (problem !== undefined)
+          note(`walkeep: ${problem}; apply it again: until then backups of this host go by the defaults`);
         process.stdout.write(
           options.output === 'json'
             ? `${JSON.stringify(asJson(manifest, revision, protection, keeper), undefined, 2)}\n`

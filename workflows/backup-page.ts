@@ -11,6 +11,7 @@ export function backupPage(
     readonly attempt: number;
     readonly instance?: string;
     readonly trouble?: string;
+    readonly policyProblem?: string;
     readonly turn?: Turn;
     readonly control: { readonly wanted: ControlState | undefined };
   },
@@ -29,6 +30,7 @@ export function backupPage(
       ['attempt', attempt > 0 ? attempt : undefined],
       ['paused', paused ? 'an operator wants it so; its deadline comes nearer' : undefined],
       ['rate limit', limitOf(wanted)],
+      ['defaults hold', run.policyProblem],
       ['backup id', status.backupId],
       ['started', status.startedAt],
       ['stopped', status.stoppedAt],

@@ -23,6 +23,8 @@ export interface BackupRun {
   trouble?: string;
   /** The keeper's answer, once it came. */
   peers?: readonly InstanceFacts[];
+  /** Why its BackupPolicy, if there is one, does not count: the defaults do. */
+  policyProblem?: string;
   /** Where it waits for its turn among other backups. */
   turn?: Turn;
   readonly control: BackupControl;

@@ -95,6 +95,10 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
 
   try {
     facts = await firstLook(request);
+    if (facts.problem !== undefined) {
+      run.policyProblem = facts.problem;
+      show();
+    }
     makeFindable(facts.instance.searchAttributes, {
       cluster: request.cluster,
       namespace: request.namespace,

@@ -124,6 +124,18 @@ describe('control of a running backup', () => {
     expect(heard).toHaveLength(1);
   });
 
+  it('its page says that the defaults hold where the worker can’t read the policy', async () => {
+    const problem = 'the BackupPolicy "strict" kept on this host can\'t be read: it is no JSON';
+    const readHeld = async () => ({ schedules: [], verifications: [], problem });
+    const { heard, letGo, start, backup } = stage('unread', { clusterPorts: { readHeld } });
+    await start();
+    const handle = await backup();
+    await eventually('the copy runs', () => heard.length === 1);
+    expect(await page(handle)).toMatch(/defaults hold.*BackupPolicy "strict" kept on this host/);
+    letGo();
+    expect(await handle.result()).toMatchObject({ phase: 'completed' });
+  });
+
   it('throttle by update and by signal; a rate that is none is refused, and ends nothing', async () => {
     const { heard, letGo, start, backup } = stage('throttled');
     await start();
