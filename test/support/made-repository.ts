@@ -77,7 +77,7 @@ export async function makeRepository(
 }
 
 /** A `backup.info` with the fields that barman-cloud needs. */
-function recordOf(backup: MadeBackup, now: number): string {
+export function recordOf(backup: MadeBackup, now: number): string {
   const { ago, at, endsAt = at, timeline = 1, status = 'DONE' } = backup;
   const begin = toLsn(BigInt(at * MiB + 0x28));
   const end = toLsn(BigInt(endsAt * MiB + 0x1000));
