@@ -3,6 +3,7 @@ import { stringify } from 'yaml';
 import { BackupError } from '../core/errors.ts';
 import { objectStoreReferences } from '../manifests/object-store-references.ts';
 import type { ObjectStoreManifest } from '../manifests/object-store-resource.ts';
+import { storeReferences } from '../manifests/secret-references.ts';
 import type { Listed } from '../operations/state-directory.ts';
 import { RESOURCE } from './apply.ts';
 import { exitCodeFor } from './exit-codes.ts';
@@ -71,13 +72,28 @@ async function format(
     clusters
       .filter((cluster) => objectStoreReferences(cluster).some(({ objectStore }) => objectStore === name))
       .map(({ metadata }) => metadata.name);
+  const isWide = output === 'wide';
   return formatTable(
-    ['NAME', 'DESTINATION', 'RETENTION', 'CLUSTERS HERE'],
-    stores.map(({ metadata, spec }) => [
+    [
+      'NAME',
+      'DESTINATION',
+      'RETENTION',
+      'CLUSTERS HERE',
+      ...(isWide ? ['ENDPOINT', 'WAL', 'DATA', 'SECRETS'] : []),
+    ],
+    stores.map(({ metadata, spec: { configuration, retentionPolicy } }) => [
       metadata.name,
-      spec.configuration.destinationPath,
-      spec.retentionPolicy ?? '',
+      configuration.destinationPath,
+      retentionPolicy ?? '',
       referring(metadata.name).join(', '),
+      ...(isWide
+        ? [
+            configuration.endpointURL ?? '',
+            configuration.wal.compression ?? 'none',
+            configuration.data.compression ?? 'none',
+            [...new Set(storeReferences(configuration, []).map(({ name }) => name))].join(', '),
+          ]
+        : []),
     ]),
   );
 }

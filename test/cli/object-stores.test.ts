@@ -117,6 +117,11 @@ describe('walkeep apply of an ObjectStore', () => {
         getCommand().parseAsync(['objectstores', '--state', state], { from: 'user' }),
       );
       expect(stores).toMatch(/^store +s3:\/\/first +30d *$/m);
+      const wide = await said(() =>
+        getCommand().parseAsync(['objectstores', '-o', 'wide', '--state', state], { from: 'user' }),
+      );
+      expect(wide).toMatch(/ENDPOINT +WAL +DATA +SECRETS\n/);
+      expect(wide).toMatch(/^store .* none +none$/m);
       // The same again changes nothing, and neither does what get prints.
       expect(await apply(state, text)).toMatch(
         /store unchanged[^]*cluster\S+\/direct unchanged[^]*by-plugin unchanged/,

@@ -5,7 +5,7 @@ import { clusterSchema } from '../../manifests/cluster.ts';
 import { openClusterRepository } from '../../operations/open-repository.ts';
 import { createSecretResolver } from '../../operations/secret-resolver.ts';
 import { openStateDirectory } from '../../operations/state-directory.ts';
-import { readKeep } from '../../repository/keeps.ts';
+import { readKeeps } from '../../repository/keeps.ts';
 import { createGcsStore } from '../../stores/gcs.ts';
 import { startAzurite } from '../support/azurite.ts';
 import { startFakeGcs } from '../support/fake-gcs.ts';
@@ -111,12 +111,12 @@ describeWith(['versitygw', 'azurite', 'fake-gcs-server'], 'walkeep keep and rele
           ['slash', 'plain'],
         ] as const) {
           await keep(one);
-          expect(await readKeep(r, ID, SIGNAL)).toBe('full');
+          expect((await readKeeps(r, SIGNAL)).get(ID)).toBe('full');
           await release(other);
-          expect(await readKeep(r, ID, SIGNAL)).toBeUndefined();
+          expect((await readKeeps(r, SIGNAL)).get(ID)).toBeUndefined();
           await place.putDoubled?.();
           await release(one);
-          expect(await readKeep(r, ID, SIGNAL)).toBeUndefined();
+          expect((await readKeeps(r, SIGNAL)).get(ID)).toBeUndefined();
         }
         const lines = said.mock.calls.map(([text]) => String(text).trim());
         const last = place.putDoubled ? 'is released' : 'was not kept';
