@@ -7,6 +7,7 @@ import { deleteEach } from './azure-delete.ts';
 import { download } from './azure-download.ts';
 import { BEHIND_THE_END, isFailure, NO_SUCH_BLOB } from './azure-errors.ts';
 import { listFolders, listObjects, sizeAndTime } from './azure-list.ts';
+import { createAzureLockReader } from './azure-lock.ts';
 import { blockBytes, WHOLE_BYTES, md5Of, uploadBlocks } from './azure-upload.ts';
 import type { AzureAttributes, Whose } from './azure-upload.ts';
 import { checkedBody, checkSize, objectBody } from './body.ts';
@@ -43,6 +44,7 @@ export function createAzureStore(
   const named = (key: string) => `${containerUrl}/${root}${key}`;
   const place: AzurePlace = { root, named };
   const checkRead = (key: string) => checkReadKey(key, root);
+  const lockOf = createAzureLockReader(connection, place);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: AzureAttributes) {
     const what = `put ${named(key)}`;
@@ -171,6 +173,7 @@ export function createAzureStore(
       await deleteEach(connection, place, keys, signal);
     },
     inquire: async () => AZURE_TRAITS,
+    lockOf: (key, { signal }) => lockOf(key, signal),
     close: () => connection.close(),
   };
 }

@@ -10,6 +10,7 @@ import { download } from './gcs-download.ts';
 import { field, NO_SUCH_OBJECT } from './gcs-errors.ts';
 import { inquireGcs } from './gcs-inquiry.ts';
 import { listFolders, listObjects, sizeAndTime } from './gcs-list.ts';
+import { LOCK_FIELDS, lockOfRecord } from './gcs-lock.ts';
 import { CHUNK_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
 import type { GcsTarget } from './gcs-upload.ts';
 import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
@@ -189,6 +190,14 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       await deleteObjects(connection, place, keys, signal);
     },
     inquire: (_folder, { signal }) => inquireGcs(connection, place, signal),
+    async lockOf(key, { signal }) {
+      try {
+        return lockOfRecord(await look(key, { fields: LOCK_FIELDS }, signal));
+      } catch (error) {
+        if (isFailure(error, NO_SUCH_OBJECT) || isNotFound(error)) return undefined;
+        throw error;
+      }
+    },
     close() {
       connection.close();
       return Promise.resolve();

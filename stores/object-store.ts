@@ -1,4 +1,5 @@
 import type { Metadata } from './metadata.ts';
+import type { ObjectLock } from '../core/object-lock.ts';
 
 /** An object as a store lists it. */
 export interface StoredObject {
@@ -126,6 +127,12 @@ export interface ObjectStore {
   folders(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<string>;
   /** Deleting what is not there succeeds. Throws when any key could not be deleted, naming it. */
   delete(keys: readonly string[], options: { readonly signal: AbortSignal }): Promise<void>;
+  /**
+   * What the store says against deleting an object: retention, a legal hold (D7). Absent where there is no such thing.
+   *
+   * @returns `undefined` when nothing does, or there is no such object
+   */
+  lockOf?(key: string, options: { readonly signal: AbortSignal }): Promise<ObjectLock | undefined>;
   /** Uploads of keys that begin with `prefix`. Absent, as `abandon`, where nothing is left of a put that died. */
   unfinished?(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<UnfinishedUpload>;
   /** Removes what such an upload stored. One that is gone already is a success. */

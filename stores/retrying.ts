@@ -114,6 +114,9 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
         (folder) => folder,
         () => store.folders(prefix, { signal }),
       ),
+    ...(store.lockOf && {
+      lockOf: (key, lockOptions) => again(lockOptions.signal, async () => store.lockOf?.(key, lockOptions)),
+    }),
     // Not in an order in which it could go on behind the last one.
     ...(store.unfinished && {
       unfinished: (prefix, listOptions) => store.unfinished?.(prefix, listOptions) ?? nothing(),

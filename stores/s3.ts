@@ -11,6 +11,7 @@ import { download } from './s3-download.ts';
 import { failureOf, isFailure } from './s3-errors.ts';
 import { inquireS3 } from './s3-inquiry.ts';
 import { listFolders, listObjects, sizeAndTime } from './s3-list.ts';
+import { createS3LockReader } from './s3-lock.ts';
 import { abandonUpload, listUnfinished } from './s3-unfinished.ts';
 import { partBytes, PART_BYTES, uploadParts } from './s3-upload.ts';
 import type { S3Attributes } from './s3-upload.ts';
@@ -41,6 +42,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   const named = (key: string) => `s3://${Bucket}/${root}${key}`;
   const place: S3Place = { Bucket, root, named };
   const checkRead = (key: string) => checkReadKey(key, root);
+  const lockOf = createS3LockReader(connection, place);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: S3Attributes) {
     const what = `put ${named(key)}`;
@@ -225,6 +227,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
         await deleteTogether(keys.slice(at, at + KEYS_AT_ONCE), signal);
       }
     },
+    lockOf: (key, { signal }) => lockOf(key, signal),
     async *unfinished(prefix, { signal }) {
       checkPrefix(prefix);
       yield* listUnfinished(connection, place, prefix, signal);

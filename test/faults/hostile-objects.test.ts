@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { listBackups } from '../../repository/catalogue.ts';
 import { createRepository } from '../../repository/repository.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
+import { objectBody } from '../../stores/body.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
 import { TAR_END, tarHeader } from '../../repository/tar.ts';
 import { aged, keysOf, putFourBackups } from '../operations/sweep-bench.ts';
@@ -111,13 +112,15 @@ describe('a hostile record', () => {
       ...site.inner,
       async get(asked, options) {
         if (asked !== key) return site.inner.get(asked, options);
-        return (async function* endless() {
-          const piece = Buffer.alloc(64 << 10, 'x');
-          for (let at = 0; at < 100 << 20; at += piece.length) {
-            readBytes += piece.length;
-            yield piece;
-          }
-        })();
+        return objectBody(
+          (async function* endless() {
+            const piece = Buffer.alloc(64 << 10, 'x');
+            for (let at = 0; at < 100 << 20; at += piece.length) {
+              readBytes += piece.length;
+              yield piece;
+            }
+          })(),
+        );
       },
     };
     const wild = site.through(huge);

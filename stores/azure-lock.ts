@@ -1,0 +1,62 @@
+import { isBackupError } from '../core/errors.ts';
+import type { ObjectLock } from '../core/object-lock.ts';
+import type { AzureConnection, AzurePlace } from './azure-client.ts';
+import { isFailure, NO_SUCH_BLOB } from './azure-errors.ts';
+
+/** What of a container keeps blobs: all of them, or each for itself. */
+type Locking = { readonly all: ObjectLock } | 'each' | 'none';
+
+/** Locks can be placed on a container that exists. */
+const BELIEVED_MS = 5 * 60_000;
+const UNTOLD =
+  'the store keeps it: locked by the immutability policy of its container, until a time that Azure does not tell';
+
+/**
+ * Asks for the locks of single blobs. What the container has is asked once for some minutes: where it has nothing of the
+ * kind, no blob is asked about.
+ */
+export function createAzureLockReader(
+  connection: AzureConnection,
+  { root, named }: AzurePlace,
+): (key: string, signal: AbortSignal) => Promise<ObjectLock | undefined> {
+  let known: { readonly at: number; readonly locking: Locking } | undefined;
+
+  async function ofContainer(signal: AbortSignal): Promise<Locking> {
+    if (known !== undefined && performance.now() - known.at < BELIEVED_MS) return known.locking;
+    known = { at: performance.now(), locking: await askContainer(signal) };
+    return known.locking;
+  }
+
+  async function askContainer(signal: AbortSignal): Promise<Locking> {
+    try {
+      const found = await connection.call(`look at the locks of ${named('')}`, { signal }, (container, sdk) =>
+        container.getProperties(sdk),
+      );
+      if (found.hasLegalHold === true) return { all: { legalHold: true } };
+      if (found.isImmutableStorageWithVersioningEnabled === true) return 'each';
+      return found.hasImmutabilityPolicy === true ? { all: { unknown: UNTOLD } } : 'none';
+    } catch (error) {
+      // a SAS of blobs alone may not ask this
+      if (isBackupError(error, 'access-denied', 'config-invalid')) return 'each';
+      throw error;
+    }
+  }
+
+  return async (key, signal) => {
+    const locking = await ofContainer(signal);
+    if (locking === 'none') return undefined;
+    if (locking !== 'each') return locking.all;
+    try {
+      const { immutabilityPolicyExpiresOn: until, legalHold } = await connection.call(
+        `look at the lock of ${named(key)}`,
+        { signal },
+        (container, sdk) => container.getBlobClient(root + key).getProperties(sdk),
+      );
+      if (until === undefined && legalHold !== true) return undefined;
+      return { ...(until && { until }), ...(legalHold === true && { legalHold }) };
+    } catch (error) {
+      if (isFailure(error, NO_SUCH_BLOB)) return undefined;
+      throw error;
+    }
+  };
+}

@@ -1,0 +1,212 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { retrying } from '../../stores/retrying.ts';
+import {
+  type AzureDouble,
+  answer as azureAnswer,
+  refuse as azureRefuse,
+  startAzureDouble,
+} from './azure-double.ts';
+import { answer as gcsAnswer, type GcsDouble, startGcsDouble } from './gcs-double.ts';
+import { answer, refuse, type S3Double, startS3Double } from './s3-double.ts';
+
+const signal = new AbortController().signal;
+const options = { signal };
+const UNTIL = new Date('2030-01-02T03:04:05.000Z');
+
+let double: S3Double | AzureDouble | GcsDouble;
+afterEach(() => double.close());
+
+describe('the lock of an object on S3', () => {
+  /** A bucket with object lock, or an error instead, and what is said of an object by the three ways to ask. */
+  interface Bucket {
+    readonly configuration?: 'on' | { readonly status: number; readonly code: string };
+    readonly head?: Record<string, string>;
+    readonly retention?: { readonly status: number; readonly code: string };
+    readonly hold?: { readonly status: number; readonly code: string };
+  }
+  const NONE = { status: 404, code: 'NoSuchObjectLockConfiguration' };
+  const open = async ({ configuration = 'on', head = {}, retention = NONE, hold = NONE }: Bucket) => {
+    const s3 = await startS3Double(({ method, query, key }, response) => {
+      if (query.has('object-lock')) {
+        if (configuration !== 'on') return refuse(response, configuration.status, configuration.code);
+        const enabled = '<ObjectLockEnabled>Enabled</ObjectLockEnabled>';
+        return answer(response, 200, `<ObjectLockConfiguration>${enabled}</ObjectLockConfiguration>`);
+      }
+      if (query.has('retention')) return refuse(response, retention.status, retention.code);
+      if (query.has('legal-hold')) return refuse(response, hold.status, hold.code);
+      if (method === 'HEAD' && key === 'absent') return answer(response, 404);
+      return answer(response, 200, '', { 'content-length': '0', ...head });
+    });
+    double = s3;
+    const asked = () =>
+      s3.seen.map(({ method, query }) =>
+        `${method} ${[...query.keys()].filter((name) => name !== 'x-id').join()}`.trim(),
+      );
+    return { store: retrying(s3.store()), asked };
+  };
+
+  it.for([
+    {
+      why: 'a retention',
+      head: {
+        'x-amz-object-lock-mode': 'COMPLIANCE',
+        'x-amz-object-lock-retain-until-date': UNTIL.toISOString(),
+      },
+      lock: { until: UNTIL },
+    },
+    { why: 'a legal hold', head: { 'x-amz-object-lock-legal-hold': 'ON' }, lock: { legalHold: true } },
+    {
+      why: 'both',
+      head: {
+        'x-amz-object-lock-retain-until-date': UNTIL.toISOString(),
+        'x-amz-object-lock-legal-hold': 'ON',
+      },
+      lock: { until: UNTIL, legalHold: true },
+    },
+  ])('D7: by $why is in the answer to one HEAD', async ({ head, lock }) => {
+    const { store, asked } = await open({ head });
+    expect(await store.lockOf?.('k', options)).toEqual(lock);
+    expect(asked()).toEqual(['GET object-lock', 'HEAD']);
+  });
+
+  it('is none where the bucket has no object lock, which is asked once', async () => {
+    const { store, asked } = await open({
+      configuration: { status: 404, code: 'ObjectLockConfigurationNotFoundError' },
+    });
+    for (const key of ['a', 'b', 'c']) expect(await store.lockOf?.(key, options)).toBeUndefined();
+    expect(asked()).toEqual(['GET object-lock']);
+  });
+
+  it('is none on a server that knows no object lock', async () => {
+    const { store, asked } = await open({ configuration: { status: 501, code: 'NotImplemented' } });
+    for (const key of ['a', 'b']) expect(await store.lockOf?.(key, options)).toBeUndefined();
+    expect(asked().filter((call) => call === 'HEAD')).toEqual([]);
+  });
+
+  it('D7: is asked of each object where the key may not ask about the bucket', async () => {
+    const { store, asked } = await open({
+      configuration: { status: 403, code: 'AccessDenied' },
+      head: { 'x-amz-object-lock-legal-hold': 'ON' },
+    });
+    for (const key of ['a', 'b']) expect(await store.lockOf?.(key, options)).toEqual({ legalHold: true });
+    expect(asked()).toEqual(['GET object-lock', 'HEAD', 'HEAD']);
+  });
+
+  it('is none when a key that may see locks sees none; that it may is asked once', async () => {
+    const { store, asked } = await open({});
+    for (const key of ['a', 'b', 'absent']) expect(await store.lockOf?.(key, options)).toBeUndefined();
+    expect(asked()).toEqual(['GET object-lock', 'HEAD', 'GET retention', 'GET legal-hold', 'HEAD', 'HEAD']);
+  });
+
+  it.for([
+    { retention: { status: 403, code: 'AccessDenied' } },
+    { hold: { status: 403, code: 'AccessDenied' } },
+  ])('D3: is unknown to a key that may not see it, whose HEAD leaves it out: %o', async (denied) => {
+    const { store } = await open(denied);
+    for (const key of ['a', 'b'])
+      expect(await store.lockOf?.(key, options)).toEqual({
+        unknown: expect.stringContaining('s3:GetObjectRetention'),
+      });
+  });
+
+  it('D3: a bucket that does not answer is a failure, not a bucket without locks', async () => {
+    const { store } = await open({ configuration: { status: 404, code: 'NoSuchBucket' } });
+    await expect(store.lockOf?.('k', options)).rejects.toMatchObject({ code: 'bucket-missing' });
+  });
+});
+
+describe('the lock of a blob on Azure', () => {
+  const open = async (container: Record<string, string> | 'denied', blob: Record<string, string> = {}) => {
+    const azure = await startAzureDouble(({ key, query }, response) => {
+      if (query.get('restype') === 'container') {
+        if (container === 'denied') return azureRefuse(response, 403, 'AuthorizationPermissionMismatch');
+        return azureAnswer(response, 200, '', container);
+      }
+      if (key === 'absent') return azureRefuse(response, 404, 'BlobNotFound');
+      return azureAnswer(response, 200, '', { 'content-length': '0', ...blob });
+    });
+    double = azure;
+    return { store: retrying(azure.store()), calls: () => azure.calls() };
+  };
+  const VERSIONS = { 'x-ms-immutable-storage-with-versioning-enabled': 'true' };
+  const RETAINED = {
+    'x-ms-immutability-policy-until-date': UNTIL.toUTCString(),
+    'x-ms-immutability-policy-mode': 'unlocked',
+  };
+
+  it('is none where its container has nothing of the kind, which is asked once', async () => {
+    const { store, calls } = await open({
+      'x-ms-has-legal-hold': 'false',
+      'x-ms-has-immutability-policy': 'false',
+    });
+    for (const key of ['a', 'b']) expect(await store.lockOf?.(key, options)).toBeUndefined();
+    expect(calls()).toHaveLength(1);
+  });
+
+  it.for([
+    { why: 'its retention', container: VERSIONS, blob: RETAINED, lock: { until: UNTIL } },
+    {
+      why: 'its legal hold',
+      container: VERSIONS,
+      blob: { 'x-ms-legal-hold': 'true' },
+      lock: { legalHold: true },
+    },
+    { why: 'nothing', container: VERSIONS, blob: { 'x-ms-legal-hold': 'false' }, lock: undefined },
+    {
+      why: 'the legal hold of its container',
+      container: { 'x-ms-has-legal-hold': 'true' },
+      blob: {},
+      lock: { legalHold: true },
+    },
+    {
+      why: 'a policy of its container that does not tell the end',
+      container: { 'x-ms-has-immutability-policy': 'true' },
+      blob: {},
+      lock: { unknown: expect.stringContaining('immutability policy of its container') },
+    },
+    {
+      why: 'its retention, for a SAS that may not ask about the container',
+      container: 'denied' as const,
+      blob: RETAINED,
+      lock: { until: UNTIL },
+    },
+  ])('D7: is $why', async ({ container, blob, lock }) => {
+    const { store } = await open(container, blob);
+    expect(await store.lockOf?.('k', options)).toEqual(lock);
+  });
+
+  it('is none of what is not there', async () => {
+    const { store } = await open(VERSIONS);
+    expect(await store.lockOf?.('absent', options)).toBeUndefined();
+  });
+});
+
+describe('the lock of an object on Google Cloud Storage', () => {
+  it.for([
+    { record: {}, lock: undefined },
+    { record: { retentionExpirationTime: UNTIL.toISOString() }, lock: { until: UNTIL } },
+    {
+      record: {
+        retentionExpirationTime: '2029-01-01T00:00:00Z',
+        retention: { retainUntilTime: UNTIL.toISOString() },
+      },
+      lock: { until: UNTIL },
+    },
+    { record: { temporaryHold: true }, lock: { legalHold: true } },
+    { record: { eventBasedHold: true, temporaryHold: false }, lock: { legalHold: true } },
+  ])('D7: is in its record: $record', async ({ record, lock }) => {
+    const gcs = await startGcsDouble((_, response) => gcsAnswer(response, 200, record));
+    double = gcs;
+    expect(await retrying(gcs.store()).lockOf?.('k', options)).toEqual(lock);
+    expect(gcs.seen[0]?.query.get('fields')).toContain('retentionExpirationTime');
+  });
+
+  it('D3: that has an end that can not be read has none', async () => {
+    const gcs = await startGcsDouble((_, response) =>
+      gcsAnswer(response, 200, { retentionExpirationTime: 'soon' }),
+    );
+    double = gcs;
+    const lock = await gcs.store().lockOf?.('k', options);
+    expect(lock?.until?.getTime()).toBeNaN();
+  });
+});
