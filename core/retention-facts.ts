@@ -1,4 +1,5 @@
 import type { Lsn } from './lsn.ts';
+import type { LockInForce } from './object-lock.ts';
 import type { SegmentRanges } from './segment-ranges.ts';
 import type { SegmentName } from './segment.ts';
 import type { TimelineSwitch } from './timeline.ts';
@@ -58,6 +59,8 @@ export interface RetentionBackup {
   readonly tombstonedAt?: Date | undefined;
   /** The grace period its tombstone was placed under, where it is known and matters. */
   readonly markGraceMs?: number | undefined;
+  /** What the store itself says against its deletion now, where it was asked. */
+  readonly lock?: LockInForce | undefined;
   /**
    * Its deletion went as far as the first tar of its data, without which nobody restores it: no rule can bring it back,
    * and it is finished. What was only said to be deleted is a backup like any other.

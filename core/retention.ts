@@ -174,11 +174,12 @@ function decideAll(judged: readonly Judged[], facts: RetentionFacts): PlannedBac
 }
 
 function decide({ backup, standing, keeps }: Judged, facts: RetentionFacts): PlannedBackup {
-  const { backupId, tombstonedAt, markGraceMs = 0 } = backup;
+  const { backupId, tombstonedAt, markGraceMs = 0, lock } = backup;
   if (standing.kind === 'deleting') {
     const began = 'its deletion has begun, and what is left of it can not be restored';
-    const decision = keeps.length === 0 ? 'delete' : 'undecided';
-    return { backupId, decision, reasons: [...keeps, began] };
+    const holdsBack = [...keeps, ...(lock === undefined ? [] : [lock.why])];
+    const decision = holdsBack.length === 0 ? 'delete' : 'undecided';
+    return { backupId, decision, reasons: [...holdsBack, began] };
   }
   if (keeps.length > 0) {
     const takeBack = tombstonedAt === undefined ? {} : ({ takeBack: true } as const);
@@ -197,7 +198,10 @@ function decide({ backup, standing, keeps }: Judged, facts: RetentionFacts): Pla
   // not `dueAt > now`: a tombstone without a readable time must not be due
   if (!(dueAt <= now)) return { backupId, decision: 'wait', reasons: [why, ...promised], dueAt };
   const over = tombstonedAt === undefined ? [] : [`its tombstone of ${tombstonedAt.toISOString()} is due`];
-  return { backupId, decision: 'delete', reasons: [why, ...over] };
+  if (lock === undefined) return { backupId, decision: 'delete', reasons: [why, ...over] };
+  // with all its WAL: half a backup is none (D7)
+  const lockEnd = lock.untilMs === undefined ? {} : { dueAt: lock.untilMs };
+  return { backupId, decision: 'wait', reasons: [lock.why, why, ...over], ...lockEnd };
 }
 
 function whyItMayGo(backup: RetentionBackup, standing: Standing, facts: RetentionFacts): string {

@@ -27,6 +27,8 @@ export async function requireMayDelete(r: Repository, signal: AbortSignal): Prom
     await r.store.delete([key], { signal });
   } catch (error) {
     if (!isBackupError(error, 'access-denied')) throw error;
+    const lock = await r.store.lockOf?.(key, { signal }).catch(() => undefined);
+    if (lock?.until !== undefined || lock?.legalHold === true) throw lockedAsWritten(r, key, error);
     throw new BackupError(
       'access-denied',
       `a sweep of ${r.url} needs a key that may write and delete: ${error.message}`,
@@ -39,10 +41,23 @@ export async function requireMayDelete(r: Repository, signal: AbortSignal): Prom
   if ((await r.store.head(key, { signal })) !== undefined) throw stillThere(r, key);
 }
 
+function lockedAsWritten(r: Repository, key: string, cause: unknown): BackupError {
+  return new BackupError(
+    'access-denied',
+    `the store locks what is written, ${r.store.url}/${key} too: a sweep could not take back its own marks there`,
+    {
+      cause,
+      hint: 'no backup was touched; switch versions on for the bucket, as AWS has it with locks, or delete there by a rule of the store',
+    },
+  );
+}
+
 /** Why a backup stays for now. */
 export interface Reprieve {
   readonly why: string;
-  /** When its mark is due, in ms since 1970; absent: its mark is to be taken back. */
+  /** `keep`: its mark is to be taken back; `wait`: the mark stays; `undecided`: it is half gone, and stays so. */
+  readonly decision: 'keep' | 'wait' | 'undecided';
+  /** When it may go, in ms since 1970, where that is known. */
   readonly dueAt?: number;
 }
 
@@ -65,15 +80,16 @@ export async function whyNotNow(
   const held = (await listHolds(r, signal)).find(
     (hold) => hold.backupId === backupId && !isOver(hold, storeNow),
   );
-  if (held) return { why: `in use by a ${held.kind}: ${held.reason}` };
+  if (held) return { why: `in use by a ${held.kind}: ${held.reason}`, decision: 'keep' };
   const keep = await readKeep(r, backupId, signal);
-  if (keep !== undefined) return { why: `somebody put a keep on it (${keep})` };
+  if (keep !== undefined) return { why: `somebody put a keep on it (${keep})`, decision: 'keep' };
   const mark = await readMark(r, backupId, signal);
-  if (mark === undefined) return { why: 'its tombstone was removed' };
+  if (mark === undefined) return { why: 'its tombstone was removed', decision: 'keep' };
   const grace = Math.max(mark.graceMs, graceMs);
   const dueAt = mark.markedAt.getTime() + grace;
   if (dueAt <= storeNow.getTime()) return undefined;
-  return { why: `the grace period of its tombstone, ${formatDuration(grace)}, is not over`, dueAt };
+  const why = `the grace period of its tombstone, ${formatDuration(grace)}, is not over`;
+  return { why, decision: 'wait', dueAt };
 }
 
 export interface DeleteDataOptions {

@@ -1,5 +1,6 @@
 import { isBackupError, messageOf } from '../core/errors.ts';
 import { parseDuration } from '../core/duration.ts';
+import type { LockInForce } from '../core/object-lock.ts';
 import { parseRetentionPolicy } from '../core/retention-policy.ts';
 import type { RetentionFacts, WalHold } from '../core/retention.ts';
 import { SegmentRanges } from '../core/segment-ranges.ts';
@@ -229,17 +230,25 @@ export interface Clocks {
   readonly storeNow?: number;
 }
 
+/** By id, as far as it is known. */
+export interface KnownOfDue {
+  /** The grace period that a tombstone was placed under, in ms. */
+  readonly graces: ReadonlyMap<string, number>;
+  /** What the store says against the deletion; of a backup that was asked about and is free: nothing. */
+  readonly locks: ReadonlyMap<string, LockInForce | undefined>;
+}
+
 /**
  * Puts together what a plan is made from.
  *
- * @param markGraces by id: the grace period that a tombstone was placed under, in ms, as far as it is known
+ * @param known what was asked about backups that are due
  */
 export function retentionFacts(
   catalogue: SweepCatalogue,
   archive: SweepArchive,
   rules: SweepRules,
   clocks: Clocks,
-  markGraces: ReadonlyMap<string, number> = new Map(),
+  { graces, locks }: KnownOfDue = { graces: new Map(), locks: new Map() },
 ): RetentionFacts {
   const holds = catalogue.holds.filter(
     (hold) => !isOver(hold, clocks.storeNow === undefined ? undefined : new Date(clocks.storeNow)),
@@ -247,9 +256,13 @@ export function retentionFacts(
   const { walHolds, doubts } = heldWal(holds, archive.segments.segmentSize);
   return {
     backups: catalogue.entries.map((entry) => {
-      const markGraceMs = markGraces.get(entry.backupId);
-      const backup = retentionBackup(entry, catalogue, holds);
-      return markGraceMs === undefined ? backup : { ...backup, markGraceMs };
+      const markGraceMs = graces.get(entry.backupId);
+      const lock = locks.get(entry.backupId);
+      return {
+        ...retentionBackup(entry, catalogue, holds),
+        ...(markGraceMs !== undefined && { markGraceMs }),
+        ...(lock && { lock }),
+      };
     }),
     histories: archive.histories,
     segments: archive.segments,

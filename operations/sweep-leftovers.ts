@@ -8,6 +8,7 @@ import type { UnfinishedUpload } from '../stores/object-store.ts';
 import { concludeDeletion, listGraves, takeBackTombstone } from '../repository/tombstones.ts';
 import { clearAttempt, deleteParts, settleAttempt } from './backup-attempt.ts';
 import type { SweepCatalogue } from './gather-retention.ts';
+import { lockOfBackup } from './object-locks.ts';
 
 /** Something that belongs to no backup, and what is to be done with it. */
 export type Leftover =
@@ -115,7 +116,23 @@ export async function findLeftovers(
     if (signal.aborted || !isBackupError(error)) throw error;
     warnings.push(`unfinished uploads could not be listed: ${messageOf(error)}`);
   }
-  return { removable, warnings: [...warnings, ...vanishedWarning(removable)] };
+  const locked: Leftover[] = [];
+  for (const leftover of removable) {
+    if (!isOfBackup(leftover)) continue;
+    const lock = await lockOfBackup(r, leftover.backupId, { nowMs: times.now, signal });
+    if (lock === undefined) continue;
+    locked.push(leftover);
+    warnings.push(`${describeLeftover(leftover)}: it stays, ${lock.why}`);
+  }
+  return {
+    removable: removable.filter((leftover) => !locked.includes(leftover)),
+    warnings: [...warnings, ...vanishedWarning(removable)],
+  };
+}
+
+/** Whose removal deletes tars or records. */
+function isOfBackup(leftover: Leftover): leftover is Extract<Leftover, { backupId: string }> {
+  return leftover.kind === 'attempt' || leftover.kind === 'record' || leftover.kind === 'unfinished';
 }
 
 function vanishedWarning(leftovers: readonly Leftover[]): string[] {

@@ -1,3 +1,5 @@
+import type { LockInForce } from '../core/object-lock.ts';
+import { cautiousNow } from '../core/retention-clocks.ts';
 import { planRetention, type RetentionPlan } from '../core/retention.ts';
 import { concurrently } from '../repository/concurrently.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -13,6 +15,7 @@ import {
   type SweepCatalogue,
   type SweepRules,
 } from './gather-retention.ts';
+import { lockOfBackup } from './object-locks.ts';
 
 /** What a sweep knows, and what follows from it. */
 export interface Look {
@@ -23,6 +26,8 @@ export interface Look {
   readonly halfGone: ReadonlySet<string>;
   /** By id, of backups that are due: what their marks say. Marks don't change, so each is read once. */
   readonly marks: ReadonlyMap<string, ReadMark>;
+  /** By id, of backups that are due: what the store says against their deletion. It is asked once more before they go. */
+  readonly locks: ReadonlyMap<string, LockInForce | undefined>;
 }
 
 interface ReadMark {
@@ -42,19 +47,19 @@ export async function lookAround(
   const catalogue = first.doubts.length === 0 ? first : await readSweepCatalogue(r, signal, first);
   const after = youngAfter(catalogue, { ...rules, now: clocks.storeNow ?? clocks.now });
   const archive = await readSweepArchive(r, segmentSizeOf(catalogue), after, signal);
-  return judge(r, { catalogue, archive, marks: new Map() }, { rules, clocks, signal });
+  return judge(r, { catalogue, archive, marks: new Map(), locks: new Map() }, { rules, clocks, signal });
 }
 
 /** All but the names of WAL, which only grow: holds, keeps, new and vanished backups. */
 export async function lookAgain(
   r: Repository,
-  { catalogue: known, archive, marks }: Look,
+  { catalogue: known, archive, marks, locks }: Look,
   rules: SweepRules,
   clocks: Clocks,
   signal: AbortSignal,
 ): Promise<Look> {
   const catalogue = await readSweepCatalogue(r, signal, known);
-  return judge(r, { catalogue, archive, marks }, { rules, clocks, signal });
+  return judge(r, { catalogue, archive, marks, locks }, { rules, clocks, signal });
 }
 
 interface Judging {
@@ -64,21 +69,22 @@ interface Judging {
 }
 
 /**
- * Plans, reads the marks of what is due, and plans again with what they say: until no mark of anything that is due is
- * unread. It comes to its end because every turn reads some.
+ * Plans, reads the marks of what is due, asks the store for its locks, and plans again with what they say: until nothing
+ * that is due is unread. It comes to its end because every turn reads some.
  *
  * @throws BackupError `format-invalid` for a mark that can't be read: how long its backup has is not known
  */
 async function judge(
   r: Repository,
-  { catalogue, archive, marks: known }: Pick<Look, 'catalogue' | 'archive' | 'marks'>,
+  { catalogue, archive, marks: known, locks: asked }: Omit<Look, 'plan' | 'halfGone'>,
   { rules, clocks, signal }: Judging,
 ): Promise<Look> {
   const placedAt = (backupId: string) => catalogue.tombstones.get(backupId)?.markedAt?.getTime();
   const marks = new Map([...known].filter(([backupId, { markedAt }]) => placedAt(backupId) === markedAt));
+  const locks = new Map(asked);
   for (;;) {
     const graces = new Map([...marks].map(([backupId, { graceMs }]) => [backupId, graceMs]));
-    const facts = retentionFacts(catalogue, archive, rules, clocks, graces);
+    const facts = retentionFacts(catalogue, archive, rules, clocks, { graces, locks });
     const halfGone = new Set(
       facts.backups.flatMap(({ deletionBegan, backupId }) => (deletionBegan ? [backupId] : [])),
     );
@@ -94,7 +100,16 @@ async function judge(
     });
     const isLater = ({ backupId }: { backupId: string }) =>
       (marks.get(backupId)?.graceMs ?? 0) > rules.graceMs;
-    if (!unread.some(isLater)) return { catalogue, archive, plan, halfGone, marks };
+    if (unread.some(isLater)) continue;
+    const unasked = plan.backups.filter(
+      ({ backupId, decision }) => decision === 'delete' && !locks.has(backupId),
+    );
+    for (const { backupId } of unasked) {
+      const nowMs = cautiousNow(clocks);
+      locks.set(backupId, await lockOfBackup(r, backupId, { nowMs, signal }));
+    }
+    const isFree = unasked.every(({ backupId }) => locks.get(backupId) === undefined);
+    if (isFree) return { catalogue, archive, plan, halfGone, marks, locks };
   }
 }
 

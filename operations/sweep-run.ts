@@ -1,4 +1,5 @@
 import { failpoint } from '../core/failpoint.ts';
+import { cautiousNow } from '../core/retention-clocks.ts';
 import type { PlannedBackup } from '../core/retention.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import type { Lease } from '../repository/lease.ts';
@@ -17,10 +18,11 @@ import {
 import { hasRules, youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
 import { deleteRecords, findLeftovers, removeLeftovers } from './sweep-leftovers.ts';
 import { lookAgain, lookAround, type Look } from './sweep-look.ts';
+import { lockOfBackup } from './object-locks.ts';
 import { placeMarks } from './sweep-mark.ts';
 import type { SweepOptions, SweepProgress } from './sweep-options.ts';
 import { NOTHING_DONE, sweepReport, type SweepDone } from './sweep-report.ts';
-import { deletesWal, deleteWal } from './sweep-wal.ts';
+import { deletesWal, deleteWal, withoutLocked, type LockedWal } from './sweep-wal.ts';
 
 /** So many backups are made known together as being deleted, and looked at again together. */
 const GROUP = 20;
@@ -42,6 +44,7 @@ export class SweepRun {
   /** Whether this sweep has deleted some data: before that nobody knows that the store lets it. */
   #hasDeleted = false;
   #done: SweepDone = NOTHING_DONE;
+  #lockedWal: readonly LockedWal[] = [];
 
   constructor(r: Repository, rules: SweepRules, lease: Lease, options: SweepOptions) {
     this.#r = r;
@@ -176,16 +179,10 @@ export class SweepRun {
       await this.#spare(backupId, planned, planned?.reasons.join('; ') ?? 'it is not listed any more');
       return false;
     }
-    // What is half gone can't be saved by anybody: it is finished.
-    const reprieve = this.#isHalfGone(backupId) ? undefined : await this.#whyNotNow(backupId);
+    const reprieve = await this.#whyNotNow(backupId);
     if (reprieve !== undefined) {
-      const { why, dueAt } = reprieve;
-      const stays = { backupId, reasons: [why] };
-      await this.#spare(
-        backupId,
-        dueAt === undefined ? { ...stays, decision: 'keep' } : { ...stays, decision: 'wait', dueAt },
-        why,
-      );
+      const { why, ...stays } = reprieve;
+      await this.#spare(backupId, { backupId, reasons: [why], ...stays }, why);
       return false;
     }
     const count = await deleteData(this.#r, backupId, {
@@ -202,7 +199,15 @@ export class SweepRun {
     return true;
   }
 
-  #whyNotNow(backupId: string): Promise<Reprieve | undefined> {
+  async #whyNotNow(backupId: string): Promise<Reprieve | undefined> {
+    const question = { nowMs: cautiousNow(this.#clocks), signal: this.#signal };
+    const lock = await lockOfBackup(this.#r, backupId, question);
+    // What is half gone can't be saved by anybody else: it is finished.
+    if (this.#isHalfGone(backupId)) return lock && { why: lock.why, decision: 'undecided' };
+    if (lock) {
+      const { why, untilMs } = lock;
+      return { why, decision: 'wait', ...(untilMs !== undefined && { dueAt: untilMs }) };
+    }
     const storeNow = new Date(this.#clocks.storeNow ?? this.#clocks.now);
     const { graceMs } = this.#rules;
     return whyNotNow(this.#r, backupId, { storeNow, graceMs, signal: this.#signal });
@@ -238,6 +243,7 @@ export class SweepRun {
     await deleteWal(this.#r, plan, {
       segmentSize: archive.segments.segmentSize,
       youngAfter: youngAfter(catalogue, { ...this.#rules, now: this.#clocks.storeNow ?? this.#clocks.now }),
+      nowMs: cautiousNow(this.#clocks),
       mayGoOn: () => this.#mayGoOnWithWal(),
       onProgress: (wal) => {
         this.#done = {
@@ -245,6 +251,7 @@ export class SweepRun {
           deletedWal: before.deletedWal + wal.segments,
           deletedBytes: before.deletedBytes + wal.bytes,
         };
+        this.#lockedWal = wal.locked;
         this.#report('deleting-wal');
       },
       signal: this.#signal,
@@ -317,8 +324,9 @@ export class SweepRun {
   }
 
   /** The plan that was acted on, with what turned out otherwise. */
-  #conclude({ plan, catalogue, archive }: Look, leftovers: readonly string[]): SweepReport {
+  #conclude({ plan: acted, catalogue, archive }: Look, leftovers: readonly string[]): SweepReport {
     this.#report('done');
+    const plan = withoutLocked(acted, this.#lockedWal, archive.segments.segmentSize);
     return sweepReport({
       dryRun: false,
       at: new Date(this.#clocks.now),

@@ -1,24 +1,39 @@
 import { BackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
+import { withLockedWal, type LockedSegment } from '../core/locked-wal.ts';
+import { longestLock, type LockInForce } from '../core/object-lock.ts';
 import type { RetentionPlan } from '../core/retention.ts';
 import { segmentNumber } from '../core/segment.ts';
 import { walDigestKey, walDigestPrefix, walPrefix } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWal, parseWalObject, walFolders, type WalObject } from '../repository/wal-object.ts';
+import { locksOf, type LockQuestion } from './object-locks.ts';
 
 export interface DeletedWal {
   readonly segments: number;
   readonly bytes: number;
+  /** What the store keeps, and was not asked to delete. */
+  readonly locked: readonly LockedWal[];
 }
 
-export interface DeleteWalOptions {
+/** An object of WAL that is to go, and that the store keeps. */
+export interface LockedWal {
+  readonly key: string;
+  readonly file: WalObject['file'];
+  readonly lock: LockInForce;
+}
+
+/** What of a plan's WAL is meant. */
+interface WalQuestion extends LockQuestion {
   readonly segmentSize: number;
   /** What was stored later than this stays, whatever is planned; in ms, by the store's time. */
   readonly youngAfter: number;
+}
+
+export interface DeleteWalOptions extends WalQuestion {
   /** Asked before every batch: throws when nothing more may be deleted. */
   readonly mayGoOn: () => Promise<void>;
   readonly onProgress: (done: DeletedWal) => void;
-  readonly signal: AbortSignal;
 }
 
 /** How many objects a store deletes at once. */
@@ -26,45 +41,124 @@ export const KEYS_AT_ONCE = 1000;
 
 /**
  * Deletes the WAL that a plan gives up: oldest first, so that what remains after a crash is whole from some segment on,
- * and histories last, since they tell where their segments belong (A7). Nothing is believed to be gone before a
- * listing says so.
+ * and histories last, since they tell where their segments belong (A7). What the store keeps is passed over, and then
+ * the histories stay with it (D7). Nothing is believed to be gone before a listing says so.
  */
 export async function deleteWal(
   r: Repository,
   plan: RetentionPlan,
   options: DeleteWalOptions,
 ): Promise<DeletedWal> {
-  const isDoomed = doomedBy(plan, options.segmentSize);
-  let done: DeletedWal = { segments: 0, bytes: 0 };
-  let batch: WalObject[] = [];
-  const flush = async () => {
-    if (batch.length === 0) return;
-    await deleteBatch(r, batch, options);
+  let done: DeletedWal = { segments: 0, bytes: 0, locked: [] };
+  const remove = async (batch: readonly WalObject[]) => {
+    const locked = await lockedAmong(r, batch, options);
+    const free = batch.filter(({ key }) => !locked.some((one) => one.key === key));
+    if (free.length > 0) await deleteBatch(r, free, options);
     done = {
-      segments: done.segments + batch.filter(({ file }) => file.kind === 'segment').length,
-      bytes: done.bytes + batch.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+      segments: done.segments + free.filter(({ file }) => file.kind === 'segment').length,
+      bytes: done.bytes + free.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+      locked: [...done.locked, ...locked],
     };
-    batch = [];
     options.onProgress(done);
   };
-  for (const folder of await walFolders(r, options.signal)) {
-    if (!isDoomed.anyIn(folder)) continue;
-    const found = await listFolder(r, folder, options.signal);
-    const doomed = found.filter(
-      (wal) => wal.modifiedAt.getTime() <= options.youngAfter && isDoomed.object(wal),
-    );
-    for (const wal of doomed) {
-      batch.push(wal);
-      if (batch.length === KEYS_AT_ONCE) await flush();
-    }
-  }
-  await flush();
-  for (const { name, decision } of plan.histories) {
-    if (decision === 'delete') batch.push(...(await findWal(r, name, options.signal)));
-  }
-  await flush();
+  for await (const batch of doomedWal(r, plan, options)) await remove(batch);
+  const histories = await doomedHistories(r, plan, options.signal);
+  if (histories.length > 0 && done.locked.length === 0) await remove(histories);
   await deleteDigestsOfNothing(r, options);
   return done;
+}
+
+/** The same without deleting anything: what of it the store keeps. */
+export async function lockedWal(
+  r: Repository,
+  plan: RetentionPlan,
+  options: WalQuestion,
+): Promise<readonly LockedWal[]> {
+  if (r.store.lockOf === undefined) return [];
+  const locked: LockedWal[] = [];
+  for await (const batch of doomedWal(r, plan, options)) {
+    locked.push(...(await lockedAmong(r, batch, options)));
+  }
+  if (locked.length > 0) return locked;
+  return lockedAmong(r, await doomedHistories(r, plan, options.signal), options);
+}
+
+async function lockedAmong(
+  r: Repository,
+  batch: readonly WalObject[],
+  question: LockQuestion,
+): Promise<LockedWal[]> {
+  const locks = await locksOf(
+    r,
+    batch.map(({ key }) => key),
+    question,
+  );
+  return batch.flatMap(({ key, file }) => {
+    const lock = locks.get(key);
+    return lock ? [{ key, file, lock }] : [];
+  });
+}
+
+/** As the plan has it once what the store keeps stays. */
+export function withoutLocked(
+  plan: RetentionPlan,
+  locked: readonly LockedWal[],
+  segmentSize: number,
+): RetentionPlan {
+  const lock = longestLock(locked.map((one) => one.lock));
+  if (lock === undefined) return plan;
+  const segments = locked.flatMap(({ file, lock: own }): LockedSegment[] => {
+    if (file.kind !== 'segment') return [];
+    const timeline = Number.parseInt(file.segment.slice(0, 8), 16);
+    return [{ timeline, number: segmentNumber(file.segment, segmentSize), lock: own }];
+  });
+  const others = locked.length - segments.length;
+  const what = [
+    ...(segments.length > 0 ? [`${segments.length} segments`] : []),
+    ...(others > 0 ? [`${others} files beside them`] : []),
+  ];
+  return {
+    ...plan,
+    wal: withLockedWal(plan.wal, segments),
+    warnings: [
+      ...plan.warnings,
+      `of the WAL that nobody needs, ${what.join(' and ')} stay, and timeline histories with them; the longest: ${lock.why}`,
+    ],
+  };
+}
+
+/** In batches of what a store deletes at once, oldest first; histories are not among them. */
+async function* doomedWal(
+  r: Repository,
+  plan: RetentionPlan,
+  { segmentSize, youngAfter, signal }: WalQuestion,
+): AsyncGenerator<readonly WalObject[], void, void> {
+  const isDoomed = doomedBy(plan, segmentSize);
+  let batch: WalObject[] = [];
+  for (const folder of await walFolders(r, signal)) {
+    if (!isDoomed.anyIn(folder)) continue;
+    const found = await listFolder(r, folder, signal);
+    for (const wal of found) {
+      if (wal.modifiedAt.getTime() > youngAfter || !isDoomed.object(wal)) continue;
+      batch.push(wal);
+      if (batch.length < KEYS_AT_ONCE) continue;
+      yield batch;
+      batch = [];
+    }
+  }
+  if (batch.length > 0) yield batch;
+}
+
+async function doomedHistories(
+  r: Repository,
+  plan: RetentionPlan,
+  signal: AbortSignal,
+): Promise<readonly WalObject[]> {
+  const found: WalObject[] = [];
+  for (const { name, decision } of plan.histories) {
+    if (decision === 'delete') found.push(...(await findWal(r, name, signal)));
+  }
+  return found;
 }
 
 /**

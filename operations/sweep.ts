@@ -3,13 +3,13 @@ import type { RetentionPlan } from '../core/retention.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
 import { takeLease } from '../repository/lease.ts';
 import type { Repository } from '../repository/repository.ts';
-import { hasRules, type SweepRules } from './gather-retention.ts';
+import { hasRules, youngAfter, type SweepRules } from './gather-retention.ts';
 import { describeLeftover, findLeftovers } from './sweep-leftovers.ts';
 import { lookAround } from './sweep-look.ts';
 import { NOTHING_DONE, refusedReport, sweepReport } from './sweep-report.ts';
 import type { SweepOptions } from './sweep-options.ts';
 import { SweepRun } from './sweep-run.ts';
-import { deletesWal } from './sweep-wal.ts';
+import { deletesWal, lockedWal, withoutLocked } from './sweep-wal.ts';
 
 export type { SweepOptions, SweepProgress } from './sweep-options.ts';
 
@@ -33,16 +33,22 @@ export async function planSweep(
     const look = await lookAround(r, rules, { now: at }, signal);
     const found = await findLeftovers(r, look.catalogue, { ...rules, now: at }, signal);
     const removable = look.plan.refused === undefined && hasRules(rules) ? found.removable : [];
+    const { segmentSize } = look.archive.segments;
+    const after = youngAfter(look.catalogue, { ...rules, now: at });
+    const question = { segmentSize, youngAfter: after, nowMs: at, signal };
+    const locked = deletesWal(look.plan) ? await lockedWal(r, look.plan, question) : [];
+    const plan = withoutLocked(look.plan, locked, segmentSize);
     const report = sweepReport({
       dryRun: true,
       at: new Date(at),
       ...look,
-      segmentSize: look.archive.segments.segmentSize,
+      plan,
+      segmentSize,
       leftovers: removable.map(describeLeftover),
       warnings: found.warnings,
       done: NOTHING_DONE,
     });
-    return { report, hasWork: removable.length > 0 || changesAnything(look.plan) };
+    return { report, hasWork: removable.length > 0 || changesAnything(plan) };
   } catch (error) {
     if (!isBackupError(error, ...UNREADABLE)) throw error;
     return { report: refusedReport(true, new Date(at), messageOf(error)), hasWork: false };
