@@ -554,6 +554,7 @@ describe('records beside WAL in a directory', () => {
       const ending = deleteWal(r, plan(1, 1), {
         segmentSize: MiB,
         youngAfter: Date.now() + 60_000,
+        nowMs: Date.now(),
         mayGoOn: () =>
           asked++ === 0 ? Promise.resolve() : Promise.reject(new Error('not declared any more')),
         onProgress: () => undefined,
