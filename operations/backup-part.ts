@@ -11,8 +11,9 @@ import { parseRelationFile } from '../postgres/page-checksum.ts';
 import { openFile, type DamagedPage, type OpenFile } from '../postgres/read-file-pages.ts';
 import { tarEnd, tarHeader, tarPadding } from '../repository/tar.ts';
 import type { ObjectStore, PutOptions } from '../stores/object-store.ts';
-import { compress, type Codec } from '../streams/codec.ts';
+import type { Codec } from '../streams/codec.ts';
 import { digesting } from '../streams/digest.ts';
+import { compressProved, type Compress } from '../streams/proof.ts';
 import { throttled, type Throttle } from '../streams/throttle.ts';
 
 /** A member whose bytes are in memory already. */
@@ -74,6 +75,8 @@ export interface PartOptions {
   readonly onProgress: (progress: PartProgress) => void;
   /** Pieces pass when it lets them. */
   readonly throttle?: Throttle;
+  /** By default `compress`; what it makes is proved whoever it is. */
+  readonly compress?: Compress;
 }
 
 /** Since the beginning of the part; it goes back when the part is begun again. */
@@ -87,13 +90,16 @@ export const MAX_DAMAGED_PAGES = 200;
 /** Pieces that stay in the processor's cache between reading, checking, hashing and compressing. */
 const PIECE_BYTES = 256 * 1024;
 const ATTEMPTS = 4;
+/** Bytes that are damaged twice in a row are no accident: another attempt would only hide it. */
+const ATTEMPTS_WHEN_DAMAGED = 2;
 const FIRST_WAIT_MS = 500;
 
 /**
- * Reads, checks, hashes, frames, compresses and stores one part, in constant memory. When the store fails in the
- * middle, the part is read again from the beginning: what changed in the files meanwhile is in the WAL, as always.
+ * Reads, checks, hashes, frames, compresses, proves and stores one part, in constant memory. Nothing is stored that did
+ * not decode to what was read (E1). When the store or the proof fails in the middle, the part is read again from the
+ * beginning: what changed in the files meanwhile is in the WAL, as always.
  *
- * @throws BackupError of the store; `data-unreadable`
+ * @throws BackupError of the store; `data-unreadable`; `object-damaged` when it can't be proved the second time either
  */
 export async function writePart(
   store: ObjectStore,
@@ -105,22 +111,37 @@ export async function writePart(
       return await tryPart(store, task, options);
     } catch (error) {
       if (options.signal.aborted) throw options.signal.reason;
-      if (attempt === ATTEMPTS || !isBackupError(error, 'store-unavailable')) throw error;
+      if (attempt >= attemptsAfter(error)) throw error;
       await pause(FIRST_WAIT_MS * 4 ** (attempt - 1), options.signal);
     }
   }
 }
 
+/** How many attempts there are when one ends like this. */
+function attemptsAfter(error: unknown): number {
+  if (isBackupError(error, 'store-unavailable')) return ATTEMPTS;
+  return isBackupError(error, 'object-damaged') ? ATTEMPTS_WHEN_DAMAGED : 1;
+}
+
 async function tryPart(
   store: ObjectStore,
   task: PartTask,
-  { signal, onProgress, throttle }: PartOptions,
+  { signal, onProgress, throttle, compress }: PartOptions,
 ): Promise<WrittenPart> {
   const part = new PartReader(task);
   const pieces = part.pieces(signal);
   const plain = digesting(throttle ? throttled(pieces, throttle, signal) : pieces);
   // Uncompressed, both are the same bytes: hashing is what costs most then.
-  const stored = task.codec === 'none' ? plain : digesting(compress(task.codec, plain.bytes, { signal }));
+  const stored =
+    task.codec === 'none'
+      ? plain
+      : digesting(
+          compressProved(task.codec, plain.bytes, {
+            signal,
+            name: task.key,
+            ...(compress && { compress }),
+          }),
+        );
   let storedBytes = 0;
   async function* counted() {
     for await (const piece of stored.bytes) {

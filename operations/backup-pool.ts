@@ -13,6 +13,8 @@ export interface PoolOptions {
   readonly throttle?: SharedArrayBuffer;
   /** Niceness of the threads. */
   readonly nice?: number | undefined;
+  /** What the threads run, by default `backup-thread.ts`. */
+  readonly program?: URL | undefined;
   /** Of all parts together, at most four times a second and thread. */
   readonly onProgress: (progress: PartProgress) => void;
 }
@@ -69,13 +71,13 @@ interface Thread {
   end(): Promise<void>;
 }
 
-function startThread({ store, throttle, nice }: PoolOptions, signal: AbortSignal): Thread {
+function startThread({ store, throttle, nice, program }: PoolOptions, signal: AbortSignal): Thread {
   const data: ThreadData = {
     store: toPlain(store),
     ...(throttle && { throttle }),
     ...(nice !== undefined && { nice }),
   };
-  const worker = new Worker(threadFile(), {
+  const worker = new Worker(program ?? threadFile(), {
     workerData: data,
     resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
   });

@@ -17,6 +17,8 @@ export interface BackupPorts {
   readonly walkeepVersion: string;
   /** The clock of backup ids. */
   readonly now?: () => Date;
+  /** The program of the threads that write parts, for tests: theirs may have a codec that errs. */
+  readonly partThread?: URL;
 }
 
 export interface TakeBackupInput {

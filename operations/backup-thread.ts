@@ -1,63 +1,6 @@
-import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
-import { BackupError } from '../core/errors.ts';
-import { openStore } from '../stores/open-store.ts';
-import { fromPlain } from '../stores/store-config.ts';
-import { joinThrottle } from '../streams/throttle.ts';
-import { writePart, type PartProgress } from './backup-part.ts';
-import { toFailure, type FromThread, type ThreadData, type ToThread } from './backup-messages.ts';
-
-const PROGRESS_INTERVAL_MS = 250;
-
-/** One pipeline: takes part after part, until it is told to end or to abort. */
-function serve(port: NonNullable<typeof parentPort>, data: ThreadData): void {
-  giveWay(data.nice);
-  const store = openStore(fromPlain(data.store));
-  const throttle = data.throttle && joinThrottle(data.throttle);
-  const aborted = new AbortController();
-  const send = (message: FromThread) => port.postMessage(message);
-  const end = async () => {
-    await store.close().catch(() => {});
-    send({ kind: 'ended' });
-    port.close();
-  };
-
-  port.on('message', (message: ToThread) => {
-    if (message.kind === 'end') void end();
-    if (message.kind === 'abort') aborted.abort(new BackupError('backup-interrupted', message.reason));
-    if (message.kind === 'part') {
-      const onProgress = atIntervals(send);
-      writePart(store, message.task, {
-        signal: aborted.signal,
-        onProgress,
-        ...(throttle && { throttle }),
-      }).then(
-        (part) => send({ kind: 'written', part }),
-        (error: unknown) => send({ kind: 'failed', failure: toFailure(error) }),
-      );
-    }
-  });
-}
-
-/** Linux keeps niceness a thread: 0 is this one, and it ends with the backup. */
-function giveWay(nice: number | undefined): void {
-  if (!nice) return;
-  try {
-    setPriority(0, nice);
-  } catch {
-    // Politeness only: what the host does not allow is done without.
-  }
-}
-
-function atIntervals(send: (message: FromThread) => void): (progress: PartProgress) => void {
-  let last = 0;
-  return (progress) => {
-    const now = performance.now();
-    if (now - last < PROGRESS_INTERVAL_MS) return;
-    last = now;
-    send({ kind: 'progress', ...progress });
-  };
-}
+import type { ThreadData } from './backup-messages.ts';
+import { servePipeline } from './backup-pipeline.ts';
 
 if (!parentPort) throw new Error('this program runs in a worker thread');
-serve(parentPort, workerData as ThreadData);
+servePipeline(parentPort, workerData as ThreadData);

@@ -241,6 +241,7 @@ class BackupCopy {
       signal: held,
       throttle: pace.memory,
       nice: input.nice,
+      program: ports.partThread,
       onProgress: (progress) => this.#report('copying', progress),
     });
   }

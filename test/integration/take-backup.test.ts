@@ -452,7 +452,7 @@ describeEachMajor('a base backup from a standby', (major) => {
 });
 
 describeWith('versitygw', 'a base backup in an S3 store', () => {
-  it('S1, B1: its threads reach the store with the keys they are given; what was stored is as it was read', async () => {
+  it('S1, B1, E1, B3: its threads reach the store with the keys they are given; what was stored is as it was read, and of what does not decompress to that nothing stays', async () => {
     const s3 = await startS3();
     const credentials = {
       accessKeyId: new Secret(s3.accessKeyId),
@@ -473,6 +473,20 @@ describeWith('versitygw', 'a base backup in an S3 store', () => {
     await recordBackup(ports, copied, { signal: NEVER });
     expect((await listBackups(repository, NEVER)).map(({ backupId }) => backupId)).toEqual([copied.backupId]);
 
+    // An attempt that failed leaves its name and its verdict, so that it can't come back.
+    const kept = async () =>
+      (await keysOf(repository.store.list('', { signal: NEVER }))).filter(
+        (key) => !key.includes('/attempts/'),
+      );
+    const stored = await kept();
+    // Fault injection: threads whose codec turns a bit.
+    const partThread = new URL('../operations/damaging-thread.ts', import.meta.url);
+    const damaging = copyBackup({ ...ports, partThread }, inputFor(server), { signal: NEVER });
+    await expect(damaging).rejects.toMatchObject({ code: 'object-damaged' });
+    expect(await kept()).toEqual(stored);
+    expect(await keysOf(repository.store.unfinished!('', { signal: NEVER }))).toEqual([]);
+    expect(await leftovers(server)).toEqual(NOTHING);
+
     await s3.kill9();
     const failing = copyBackup(ports, inputFor(server), { signal: NEVER });
     await expect(failing).rejects.toMatchObject({ code: 'store-unavailable' });
@@ -480,6 +494,12 @@ describeWith('versitygw', 'a base backup in an S3 store', () => {
     await repository.close();
   });
 });
+
+async function keysOf(listing: AsyncIterable<{ readonly key: string }>): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of listing) keys.push(key);
+  return keys;
+}
 
 /** A server with a table of `rows` × 500 bytes. */
 async function withData(major: Major, rows: number): Promise<{ bench: BackupBench; server: Postgres }> {

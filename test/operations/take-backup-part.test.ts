@@ -10,8 +10,9 @@ import { faulty, type Fault } from '../../stores/faulty.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
 import { collectBytes } from '../../streams/chunks.ts';
-import { decompressBytes, type Codec } from '../../streams/codec.ts';
+import { CODECS, decompressBytes, type Codec } from '../../streams/codec.ts';
 import { makeTempDir } from '../support/temp.ts';
+import { damagingCodec } from './damaging-codec.ts';
 
 const NEVER = new AbortController().signal;
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
@@ -198,6 +199,33 @@ describe('writePart', () => {
       expect(part.files).toBe(sizes.length);
     },
   );
+
+  it.for(CODECS.filter((codec) => codec !== 'none'))(
+    'E1: a part that does not decode to what was read is not stored (%s)',
+    async (codec) => {
+      const store = faulty(createMemoryStore(), []);
+      const options = { signal: NEVER, onProgress: () => {}, compress: damagingCodec({ at: 300 }) };
+      const writing = writePart(store, makeTask(files, { codec }), options);
+      await expect(writing).rejects.toMatchObject({
+        code: 'object-damaged',
+        message: expect.stringContaining('data.tar'),
+      });
+      // Once by accident, and not for ever.
+      expect(store.calls.put).toBe(2);
+      expect(await store.head('data.tar', { signal: NEVER })).toBeUndefined();
+      expect(await store.head('files.gz', { signal: NEVER })).toBeUndefined();
+    },
+  );
+
+  it('E1: a part that was damaged by accident is written anew, and counts', async () => {
+    const store = faulty(createMemoryStore(), []);
+    const compress = damagingCodec({ at: 300, streams: 1 });
+    const task = makeTask(files, { codec: 'zstd' });
+    const part = await writePart(store, task, { signal: NEVER, onProgress: () => {}, compress });
+    expect(store.calls.put).toBe(3);
+    const plain = await decompressBytes('zstd', await stored(store, 'data.tar'), 2 ** 31);
+    expect(part.plainSha256).toBe(sha256(plain));
+  });
 
   it('a store that refuses for good fails at once', async () => {
     const store = faulty(createMemoryStore(), [{ on: 'put', does: 'error', code: 'access-denied' }]);
