@@ -5,11 +5,14 @@ import {
   mkdirSync,
   openSync,
   closeSync,
+  constants,
   readdirSync,
   readFileSync,
   realpathSync,
+  renameSync,
   statfsSync,
   statSync,
+  unlinkSync,
   writeSync,
 } from 'node:fs';
 import { hostname } from 'node:os';
@@ -388,13 +391,22 @@ export function markTargets(
 
 function writeMarker(directory: string, marker: Marker): void {
   const path = join(directory, RESTORE_MARKER);
-  // One that is there was looked at before; only an ordinary file of that name is written over.
+  // One that is there was looked at before; only an ordinary file of that name is written over, and by another file:
+  // half a marker would keep the same command from beginning anew.
   const isTaken = existsSync(path) && lstatSync(path).isFile();
-  const fd = openSync(path, isTaken ? 'w' : 'wx', 0o600);
+  const written = isTaken ? `${path}.new` : path;
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW;
+  const fd = openSync(written, flags | (isTaken ? constants.O_TRUNC : constants.O_EXCL), 0o600);
   try {
-    writeSync(fd, `${JSON.stringify(marker)}\n`);
-  } finally {
-    closeSync(fd);
+    try {
+      writeSync(fd, `${JSON.stringify(marker)}\n`);
+    } finally {
+      closeSync(fd);
+    }
+    if (isTaken) renameSync(written, path);
+  } catch (error) {
+    unlinkSync(written);
+    throw error;
   }
 }
 

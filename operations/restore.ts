@@ -8,6 +8,7 @@ import type { BackupInfo } from '../repository/backup-info.ts';
 import type { Repository } from '../repository/repository.ts';
 import { isBeingDeleted } from '../repository/tombstones.ts';
 import type { StoreConfig } from '../stores/store-config.ts';
+import { diskFailure } from './disk-failure.ts';
 import { HOW_TO_SPARE } from './hold-backup.ts';
 import type { RepositoryReference } from './recovery-file.ts';
 import { finishRestore } from './restore-finish.ts';
@@ -87,7 +88,7 @@ const DEFAULT_JOBS = 4;
  * anew. Nothing is deleted that this restore did not create.
  *
  * @throws BackupError `directory-not-empty` | `usage` | `backup-unusable` | `disk-full` before anything was written;
- *   `object-damaged` | `disk-full` and what the store throws later
+ *   `object-damaged` | `disk-full` | `data-unreadable` and what the store throws later
  */
 export async function restore(
   ports: RestorePorts,
@@ -114,7 +115,7 @@ export async function restore(
   checkRoom(targets, ({ area }) => neededBytes(tasks.filter((task) => task.area === area)));
 
   const totalBytes = tasks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  const { unpacked, finished } = await whileFilling(targets, async () => {
+  const filled = whileFilling(targets, async () => {
     failpoint('restore.before-write');
     markTargets(targets, backupId, owner, (ports.now ?? (() => new Date()))());
     const written = await unpackParts(tasks, {
@@ -130,6 +131,9 @@ export async function restore(
       unpacked: written,
       finished: await finishRestore({ ports, request, info, targets, unpacked: written, owner, signal }),
     };
+  });
+  const { unpacked, finished } = await filled.catch((error: unknown) => {
+    throw diskFailure(error, request.targetDirectory);
   });
   onProgress({ phase: 'done', doneBytes: totalBytes, totalBytes });
   return {
