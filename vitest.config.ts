@@ -6,7 +6,9 @@ const SECOND_MS = 1000;
 const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**'];
 
 /** Stories of many minutes in which faults follow each other: scripts/conformance runs them. */
-const LONG = ['failing-disk', 'slots', 'schedule', 'sweep', 'sweep-and-proof'].map((name) => `test/faults/${name}.test.ts`);
+const LONG = ['failing-disk', 'slots', 'schedule', 'sweep', 'sweep-and-proof'].map(
+  (name) => `test/faults/${name}.test.ts`,
+);
 
 const SERVERS = { testTimeout: 180 * SECOND_MS, hookTimeout: 180 * SECOND_MS };
 
