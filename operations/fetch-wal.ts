@@ -15,10 +15,19 @@ import {
   type WalFile,
 } from '../core/segment.ts';
 import { identifyHistory, identifySegment } from '../postgres/wal-identity.ts';
+import { parseWalHeader, WAL_HEADER_BYTES } from '../postgres/wal-page.ts';
 import { walFolder, walPrefix } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWalByName } from '../repository/wal-object.ts';
-import { findWal, listWal, readHistories, readWal, type WalObject } from '../repository/wal.ts';
+import {
+  asArchived,
+  findWal,
+  listWal,
+  readHistories,
+  readWalCopy,
+  readWalHead,
+  type WalObject,
+} from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
 
 /** What the plan of a recovery lets `wal-fetch` know; a plain `restore_command` has none. */
@@ -188,11 +197,10 @@ class Fetch {
     const failures: unknown[] = [];
     for (const copy of copies) {
       try {
-        return this.#checked(
-          wanted,
-          copy,
-          await readWal(this.#repository, copy, this.#largest(wanted), this.#signal),
-        );
+        const read = await readWalCopy(this.#repository, copy, this.#largest(wanted), this.#signal);
+        const bytes = asArchived(copy, read, (plain) => this.#check(wanted, copy, plain));
+        const isSegment = wanted.kind === 'segment' || wanted.kind === 'partial';
+        return isSegment ? this.#cut(wanted.segment, bytes) : bytes;
       } catch (error) {
         this.#signal.throwIfAborted();
         failures.push(error);
@@ -206,11 +214,11 @@ class Fetch {
     return this.#plan?.segmentSize ?? LARGEST_SEGMENT_BYTES;
   }
 
-  #checked(wanted: WalFile, copy: WalObject, bytes: Uint8Array): Uint8Array {
-    if (wanted.kind === 'backup-history') return bytes;
+  #check(wanted: WalFile, copy: WalObject, bytes: Uint8Array): void {
+    if (wanted.kind === 'backup-history') return;
     if (wanted.kind === 'history') {
       damagedUnless(copy, () => identifyHistory(wanted, bytes));
-      return bytes;
+      return;
     }
     const header = damagedUnless(copy, () => identifySegment(wanted, bytes));
     const { systemId, segmentSize } = this.#plan ?? {};
@@ -226,7 +234,6 @@ class Fetch {
         `${copy.key} has segments of ${header.segmentSize} bytes, the recovery of ${segmentSize}`,
       );
     }
-    return this.#cut(wanted.segment, bytes);
   }
 
   /**
@@ -312,8 +319,9 @@ class Fetch {
   async #segmentSize(): Promise<number | undefined> {
     for await (const object of listWal(this.#repository, this.#signal, { withoutHistories: true })) {
       if (object.file.kind !== 'segment') continue;
-      const bytes = await readWal(this.#repository, object, LARGEST_SEGMENT_BYTES, this.#signal);
-      return identifySegment(object.file, bytes).segmentSize;
+      // what is behind the header may be damaged: it is not this segment that is asked for
+      const head = await readWalHead(this.#repository, object, WAL_HEADER_BYTES, this.#signal);
+      return damagedUnless(object, () => parseWalHeader(head)).segmentSize;
     }
     return undefined;
   }

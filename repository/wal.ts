@@ -33,8 +33,22 @@ export async function readWal(
   maxBytes: number,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const { plain, recorded } = await readWalCopy(r, object, maxBytes, signal);
+  return asArchived(object, await readWalCopy(r, object, maxBytes, signal));
+}
+
+/**
+ * The plain bytes of a copy, compared with what is recorded of them.
+ *
+ * @param check looks at them before that: what it throws says more than that they are not the same
+ * @throws BackupError `object-damaged`
+ */
+export function asArchived(
+  object: WalObject,
+  { plain, recorded }: WalCopy,
+  check: (plain: Uint8Array) => void = () => undefined,
+): Uint8Array {
   if (plain instanceof BackupError) throw plain;
+  check(plain);
   if (recorded && recorded.sha256 !== sha256(plain)) throw altered(object);
   return plain;
 }

@@ -7,7 +7,7 @@ import type { AuditReport } from '../../core/audit.ts';
 import { Secret } from '../../core/secret.ts';
 import { walKey } from '../../repository/layout.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
-import { findWal, readWal } from '../../repository/wal.ts';
+import { findWal, readWalCopy } from '../../repository/wal.ts';
 import { openStore } from '../../stores/open-store.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
 import type { Postgres } from '../support/postgres.ts';
@@ -67,8 +67,10 @@ describe.each(['directory', 's3'] as const)('the archive of PostgreSQL 15 in %s'
   const remove = async (segment: string) => store().delete([await keyOf(segment)], { signal });
   const isEqual = async (segment: string, original: Uint8Array) => {
     const [copy, ...others] = await findWal(repository, segment, signal);
-    const bytes = copy && (await readWal(repository, copy, 2 * MiB, signal));
-    return others.length === 0 && bytes !== undefined && Buffer.compare(bytes, original) === 0;
+    if (copy === undefined || others.length > 0) return false;
+    // As it is: a directory may still have the record of the object that was there before.
+    const { plain } = await readWalCopy(repository, copy, 2 * MiB, signal);
+    return plain instanceof Uint8Array && Buffer.compare(plain, original) === 0;
   };
   async function put(key: string, bytes: Uint8Array): Promise<void> {
     await store().put(key, bytes, { signal });
@@ -91,7 +93,7 @@ describe.each(['directory', 's3'] as const)('the archive of PostgreSQL 15 in %s'
     );
 
   it('A6, A3, fault 25, 26, 27: each damage is named, and sent again by the primary or the standby that has it', async () => {
-    const [, gone = '', flipped = '', cut = '', empty = '', onStandby = ''] = segments;
+    const [, gone = '', flipped = '', cut = '', empty = '', onStandby = '', silent = ''] = segments;
     const original = (segment: string) => readFileSync(join(standby.dataDirectory, 'pg_wal', segment));
     const before = new Map(segments.map((segment) => [segment, original(segment)]));
     expect(await audit('--read', 'all')).toMatchObject({ code: 0, damages: [], needsBackup: false });
@@ -104,6 +106,11 @@ describe.each(['directory', 's3'] as const)('the archive of PostgreSQL 15 in %s'
     await damage(empty, () => new Uint8Array());
     await remove(onStandby);
     setAside(site.postgres, onStandby);
+    // Behind the switch: of a plain segment only the recorded hash speaks against it.
+    await damage(silent, (bytes) => {
+      bytes[bytes.length - 100] = (bytes[bytes.length - 100] ?? 0) ^ 8;
+      return bytes;
+    });
 
     const found = await audit('--read', 'all');
     expect(found.code).toBe(10);
@@ -113,6 +120,7 @@ describe.each(['directory', 's3'] as const)('the archive of PostgreSQL 15 in %s'
       ['damaged', cut],
       ['damaged', empty],
       ['missing', onStandby],
+      ['damaged', silent],
     ]);
     expect(found).toMatchObject({ needsBackup: true, intervals: [{ lastSegment: segments[0] }] });
 
@@ -123,6 +131,7 @@ describe.each(['directory', 's3'] as const)('the archive of PostgreSQL 15 in %s'
       ['damaged', flipped, 'repaired', 'main-1'],
       ['damaged', cut, 'repaired', 'main-1'],
       ['damaged', empty, 'repaired', 'main-1'],
+      ['damaged', silent, 'repaired', 'main-1'],
       ['missing', onStandby, 'repaired', 'main-2'],
     ]);
     for (const [segment, bytes] of before) expect(await isEqual(segment, bytes), segment).toBe(true);

@@ -241,6 +241,31 @@ describe.each(KINDS)('the hash of archived WAL, in a store $kind', ({ open }) =>
       expect((await fetch()).bytes.equals(WAL)).toBe(true);
     });
 
+    it('C3: of another place or cluster, it is called that, and not only another', async () => {
+      await push();
+      const key = walKey('pg', SEGMENT, 'none');
+      await damage(key, () => makeWal(name(9)));
+      await expect(fetch()).rejects.toThrow(/page of/);
+      await damage(key, () => makeWal(SEGMENT, { systemId: 4711n }));
+      const plan = { ...owner, systemId: owner.systemId, timelinePath: [{ timeline: 1, beginsAt: '0/0' }] };
+      const ports = { repository: () => Promise.resolve(r), plan, retryAfterMs: 1 };
+      const target = join(makeTempDir('digests-fetch'), 'RECOVERYXLOG');
+      await expect(fetchWal(ports, SEGMENT, target, { signal })).rejects.toEqual(code('wal-foreign'));
+      expect((await inspect()).fault?.kind).toBe('foreign');
+    });
+
+    it('C3: is in the way of nobody who asks for another', async () => {
+      await push();
+      await damage(walKey('pg', SEGMENT, 'none'), flipped(UNCHECKED));
+      const history = '1\t0/950000\tno recovery target specified\n';
+      await store.put(walKey('pg', '00000002.history', 'none'), Buffer.from(history), { signal });
+      await store.put(walKey('pg', segmentName(2, 10n, MiB), 'none'), makeWal(name(10)), { signal });
+      // timeline 2 began within it, so that this is the end of timeline 1: told by the size of segments
+      const ports = { repository: () => Promise.resolve(r), retryAfterMs: 1 };
+      const target = join(makeTempDir('digests-fetch'), 'RECOVERYXLOG');
+      expect(await fetchWal(ports, name(9), target, { signal })).toEqual({ outcome: 'absent' });
+    });
+
     test.for(DAMAGES)('A3: $what ($codec) is left to whoever has its bytes', async ({ codec, change }) => {
       await push(SEGMENT, { codec });
       await damage(walKey('pg', SEGMENT, codec), change);
@@ -524,6 +549,7 @@ describe('records beside WAL in a directory', () => {
       deleteWal(on, of, {
         segmentSize: MiB,
         youngAfter,
+        nowMs: Date.now(),
         mayGoOn: () => Promise.resolve(),
         onProgress: () => undefined,
         signal,
