@@ -6,6 +6,7 @@ import { ownReference } from '../manifests/object-store-references.ts';
 import { readHeld } from '../operations/declared.ts';
 import { openClusterRepository } from '../operations/open-repository.ts';
 import { readProtection, type Protection } from '../operations/protection.ts';
+import { weaknessesOf } from '../repository/store-record.ts';
 import type { ClusterStatus } from '../workflows/interface.ts';
 import { findCluster, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
@@ -91,6 +92,7 @@ function asJson(
     walBytes: protection.walBytes,
     gaps: protection.gaps,
     systemId: protection.owner?.systemId,
+    store: protection.store,
   };
 }
 
@@ -125,7 +127,7 @@ function formatStatus(
 }
 
 function repositoryLines(protection: Protection, now: Date): [string, string][] {
-  const { usable, newestSegment, gaps, segments, walBytes, entries } = protection;
+  const { usable, newestSegment, gaps, segments, walBytes, entries, store } = protection;
   const first = usable[0];
   const last = usable.at(-1);
   const unusable = entries.length - usable.length;
@@ -151,6 +153,8 @@ function repositoryLines(protection: Protection, now: Date): [string, string][] 
         : `with ${gaps.length} ${gaps.length === 1 ? 'gap' : 'gaps'}`;
     lines.push(['Recoverable', `from ${first.endTime.toISOString()}, ${gapText}`]);
   }
+  const weak = store ? weaknessesOf(store) : [];
+  for (const [index, text] of weak.entries()) lines.push([index === 0 ? 'Weak store' : '', text]);
   for (const gap of gaps) {
     lines.push([
       'Gap',

@@ -6,6 +6,7 @@ import { readServerFacts, requireSuitable, type ServerFacts } from '../postgres/
 import type { Repository } from '../repository/repository.ts';
 import { walSpeedItem } from './check-wal-speed.ts';
 import { readProtection, type Protection } from './protection.ts';
+import { storeRecordItems } from './store-items.ts';
 import type { WalAgentStatus } from './wal-agent.ts';
 
 /**
@@ -129,6 +130,8 @@ function repositoryItems(
       found: `readable: ${ports.manifest.spec.backup?.barmanObjectStore?.destinationPath ?? ''}`,
     },
   ];
+  const { store } = protection.value;
+  if (store) items.push(...storeRecordItems(store, ports.now));
   const unreadable = entries.filter(({ problem }) => problem !== undefined);
   for (const { backupId, problem } of unreadable) {
     items.push({

@@ -7,13 +7,9 @@ import { lookAtLease } from '../repository/lease.ts';
 import { deriveOwner, readOwner, type OwnerIdentity } from '../repository/owner.ts';
 import { probeStore, type Permissions, type Probe } from '../repository/probe-store.ts';
 import type { Repository } from '../repository/repository.ts';
-import {
-  readStoreRecord,
-  weaknessesOf,
-  writeStoreRecord,
-  type StoreRecord,
-} from '../repository/store-record.ts';
+import { readStoreRecord, writeStoreRecord } from '../repository/store-record.ts';
 import type { CheckItem } from './check-cluster.ts';
+import { storeRecordItems } from './store-items.ts';
 import { SWEEP_LEASE } from './sweep.ts';
 import { surveyRepository, type Survey } from './survey-repository.ts';
 
@@ -92,6 +88,7 @@ async function storeItems(
   const probed = await attempt('credentials', async () => {
     const probe = await probeStore(r, signal);
     if (probe.refused.write === undefined) await writeStoreRecord(r, probe.record, signal);
+    r.remember?.(probe.record);
     return probe;
   });
   if ('failed' in probed) return [probed.failed];
@@ -121,50 +118,6 @@ function permissionItems({ refused, left }: Probe): CheckItem[] {
     todo: 'that is as it should be for a key that archives only; sweeps need one that may delete',
   });
   return [...items, left.length > 0 ? { ...deletes, found: `${deletes.found}${kept}` } : deletes];
-}
-
-/** What is known of the store, item by item. Pure. */
-export function storeRecordItems(record: StoreRecord | undefined, now: Date): CheckItem[] {
-  if (!record) {
-    const found = 'not tried yet: the first worker, or the first WAL, tries it';
-    return [{ item: 'store', state: 'unknown', found, todo: 'walkeep repository check tries it now' }];
-  }
-  const ageDays = Math.max(0, Math.floor((now.getTime() - Date.parse(record.probedAt)) / 86_400_000));
-  const when = ageDays === 0 ? 'tried today' : `tried ${ageDays} days ago`;
-  const weak = weaknessesOf(record);
-  const creates: CheckItem =
-    weak.length === 0
-      ? { item: 'create only', state: 'ok', found: `an object that exists is not replaced (${when})` }
-      : {
-          item: 'create only',
-          state: 'warning',
-          found: `${weak.join('; ')} (${when})`,
-          todo: 'a server that keeps If-None-Match needs none of this: update it, or use another one',
-        };
-  const checksums = {
-    yes: 'refuses bytes that came damaged',
-    no: 'does not look at checksums; walkeep does',
-    unknown: '',
-  };
-  const deletes = { yes: 'deletes many at once', no: 'deletes one by one', unknown: '' };
-  const traits = [checksums[record.checksums], deletes[record.bulkDelete], versionsText(record)];
-  const locked = record.objectLock === 'on';
-  return [
-    creates,
-    {
-      item: 'store',
-      state: locked ? 'warning' : 'ok',
-      found: [...traits, ...(locked ? ['locks new objects by default'] : [])].filter(Boolean).join('; '),
-      ...(locked && { todo: 'sweeps skip what is locked, and say so' }),
-    },
-  ];
-}
-
-function versionsText({ versioning }: StoreRecord): string {
-  if (versioning === 'on')
-    return 'keeps versions: what is deleted still takes room until the bucket’s rule ends it';
-  if (versioning === 'suspended') return 'keeps the versions of before, and no new ones';
-  return versioning === 'off' ? 'keeps no versions' : '';
 }
 
 // ---- whose it is ---------------------------------------------------------------------------------------------------

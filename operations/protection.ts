@@ -12,6 +12,7 @@ import type { BackupInfo } from '../repository/backup-info.ts';
 import { listBackups, type CatalogueEntry } from '../repository/catalogue.ts';
 import { readOwner, type Owner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
+import { readStoreRecord, type StoreRecord } from '../repository/store-record.ts';
 import { listWal } from '../repository/wal.ts';
 
 /** A gap in the archive, by the names an operator looks for. */
@@ -28,6 +29,8 @@ export interface Protection {
   /** Backups that can be restored from, oldest first. */
   readonly usable: readonly BackupInfo[];
   readonly owner?: Owner;
+  /** What was found out of the store, if anybody tried it. */
+  readonly store?: StoreRecord;
   /** The newest segment in archive order, with the store's own time. */
   readonly newestSegment?: { readonly name: SegmentName; readonly storedAt: Date };
   readonly segments: number;
@@ -38,9 +41,10 @@ export interface Protection {
 
 /** Reads the whole catalogue and the names of all WAL. @throws BackupError when any listing fails */
 export async function readProtection(repository: Repository, signal: AbortSignal): Promise<Protection> {
-  const [entries, owner] = await Promise.all([
+  const [entries, owner, store] = await Promise.all([
     listBackups(repository, signal),
     readOwner(repository, signal),
+    readStoreRecord(repository, signal),
   ]);
   const usable = entries
     .map(({ info }) => info)
@@ -64,6 +68,7 @@ export async function readProtection(repository: Repository, signal: AbortSignal
     entries,
     usable,
     ...(owner && { owner }),
+    ...(store && { store }),
     ...(newest && { newestSegment: newest }),
     segments,
     walBytes,

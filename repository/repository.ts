@@ -1,6 +1,7 @@
 import type { ObjectStore } from '../stores/object-store.ts';
 import { creatingByTurns } from './creation-turns.ts';
 import { validateServerName } from './layout.ts';
+import type { StoreRecord } from './store-record.ts';
 import { StoreKnowledge, type StoreMemory } from './store-knowledge.ts';
 
 /** What a store keeps for one server (one PostgreSQL cluster): its backups, its WAL archive and our notes on them. */
@@ -17,6 +18,8 @@ export interface Repository {
    * written. Absent where nothing has to be known.
    */
   recall?(signal: AbortSignal): Promise<void>;
+  /** Takes what was found out elsewhere; from then on it counts here. Absent as `recall`. */
+  remember?(record: StoreRecord): void;
   /** Closes the store. */
   close(): Promise<void>;
 }
@@ -42,5 +45,6 @@ export function createRepository(store: ObjectStore, server: string, memory: Sto
     store: creatingByTurns(bare, knowledge),
     bareStore: store,
     recall: (signal) => knowledge.recall(signal),
+    remember: (record) => (memory.record = record),
   };
 }

@@ -11,6 +11,7 @@ import { createMetrics } from '../operations/metrics.ts';
 import { createSecretResolver } from '../operations/secret-resolver.ts';
 import { findStateDirectory, openStateDirectory } from '../operations/state-directory.ts';
 import { connectionFromEnvironment } from '../postgres/connection.ts';
+import { readControlData } from '../postgres/control-data.ts';
 import { Archiver } from './archiver.ts';
 import { createBackupPorts } from './backup-ports.ts';
 import { serveHealth } from './http.ts';
@@ -19,6 +20,7 @@ import { createLog } from './log.ts';
 import { DEFAULT_METRICS, environmentOf, type WorkerOptions } from './options.ts';
 import { keeperPaceFrom } from './pace.ts';
 import { watchProtection } from './protection-watch.ts';
+import { watchStore } from './store-watch.ts';
 import type { TemporalSide } from './temporal-side.ts';
 
 /** A worker that runs. */
@@ -102,6 +104,13 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
     resolver,
     log,
   });
+  const store = watchStore({
+    manifest: () => state.clusters.read(namespace, cluster),
+    resolver,
+    identity: () => readControlData(pgdata),
+    hasDataDirectory: () => identity.hasDataDirectory(),
+    log,
+  });
   const healthy = () => archiver.running || !identity.hasDataDirectory();
   const connected = () => temporal?.connected ?? false;
   const registry = createMetrics({
@@ -159,6 +168,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunningWorker> 
       log.info({ running: jobs.running() }, 'stopping');
       stopping.abort();
       protection.stop();
+      store.stop();
       await temporal?.stop();
       await jobs.stopAll(new BackupError('backup-interrupted', 'the worker stops'));
       await health.close();
