@@ -60,7 +60,7 @@ export class StoreKnowledge {
     const found = this.#current();
     if (found) return found;
     try {
-      return await renewStoreRecord(this.#repository, this.#memory, signal);
+      return await probeAndKeep(this.#repository, this.#memory, signal);
     } catch (error) {
       // What was true a month ago is the best guess while the store answers with errors.
       const old = this.#memory.record;
@@ -80,11 +80,7 @@ export class StoreKnowledge {
 }
 
 /** Probes, and writes down what was found where the key may write. */
-async function renewStoreRecord(
-  r: Repository,
-  memory: StoreMemory,
-  signal: AbortSignal,
-): Promise<StoreRecord> {
+async function probeAndKeep(r: Repository, memory: StoreMemory, signal: AbortSignal): Promise<StoreRecord> {
   const { record } = await probeStore(r, signal);
   memory.record = record;
   await writeStoreRecord(r, record, signal);
