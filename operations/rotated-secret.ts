@@ -77,6 +77,7 @@ function azureSecrets(given: AzureCredentials | undefined): readonly (Secret | u
     case 'sas-token':
       return [given.token];
     case 'managed-identity':
+    case 'azure-cli':
     case 'default':
     case undefined:
       return [];

@@ -1,14 +1,17 @@
 import { Agent as PlainAgent } from 'node:http';
 import { Agent as TlsAgent } from 'node:https';
 import { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import { proxiesOf } from './proxy.ts';
 
 /**
  * Connections that are kept and used again, and broken off with a `TimeoutError` when they can't be opened in time or
- * stand still, which the SDK itself does not notice.
+ * stand still, which the SDK itself does not notice. They go through the proxy that the environment names.
  *
- * @param connectMs to open a connection, TLS included
+ * @param connectMs to open a connection, TLS included; to a proxy, and through it
  * @param idleMs without a byte in either direction
  * @param caPem certificates to trust instead of the system's
+ * @throws BackupError `config-invalid` when the environment names a proxy that is none
  */
 export function createAgent(
   url: string,
@@ -16,14 +19,21 @@ export function createAgent(
 ): PlainAgent {
   const { connectMs, idleMs, caPem } = limits;
   const isTls = url.startsWith('https:');
+  const proxies = proxiesOf(process.env);
+  const kept = { keepAlive: true, ...(proxies === undefined ? {} : { proxyEnv: { ...proxies } }) };
   const agent = isTls
-    ? new TlsAgent({ keepAlive: true, ...(caPem === undefined ? {} : { ca: caPem }) })
-    : new PlainAgent({ keepAlive: true });
+    ? new TlsAgent({ ...kept, ...(caPem === undefined ? {} : { ca: caPem }) })
+    : new PlainAgent(kept);
 
   const connect = agent.createConnection.bind(agent);
   agent.createConnection = (options, callback) => {
-    const socket = connect(options, callback);
-    if (socket instanceof Socket) limit(socket, isTls ? 'secureConnect' : 'connect', connectMs, idleMs);
+    // called for what lies within a tunnel through a proxy alone: the way there is open
+    const socket = connect(options, (error, tunnelled) => {
+      release();
+      if (tunnelled instanceof Socket && tunnelled !== socket) limit(tunnelled, connectMs, idleMs);
+      callback?.(error, tunnelled);
+    });
+    const release = socket instanceof Socket ? limit(socket, connectMs, idleMs) : () => undefined;
     return socket;
   };
   const reuse = agent.reuseSocket.bind(agent);
@@ -35,10 +45,15 @@ export function createAgent(
   return agent;
 }
 
-function limit(socket: Socket, opened: string, connectMs: number, idleMs: number): void {
+/** @returns takes the limits off again */
+function limit(socket: Socket, connectMs: number, idleMs: number): () => void {
   const breakOff = () => socket.destroy(Object.assign(new Error('no answer'), { code: 'TimeoutError' }));
   const timer = setTimeout(breakOff, connectMs);
   const stop = () => clearTimeout(timer);
-  socket.once(opened, stop).once('close', stop);
+  socket.once(socket instanceof TLSSocket ? 'secureConnect' : 'connect', stop).once('close', stop);
   socket.setTimeout(idleMs).on('timeout', breakOff);
+  return () => {
+    stop();
+    socket.setTimeout(0);
+  };
 }

@@ -9,6 +9,7 @@ import type { AzureSigning } from './azure-credentials.ts';
 import { failureOf, isFailure, pauseAfter, toAzureError } from './azure-errors.ts';
 import { NO_TOKEN } from './azure-tokens.ts';
 import type { TokenSource } from './azure-tokens.ts';
+import { askMetadataDirectly } from './proxy.ts';
 import type { AzureStoreConfig } from './store-config.ts';
 
 /** Limits in milliseconds; each one ends in `store-unavailable`. */
@@ -78,6 +79,8 @@ export function createAzureConnection(config: AzureStoreConfig, timeouts: AzureT
     Promise<{ quick: ContainerClient; patient: ContainerClient; tokens?: TokenSource }> | undefined;
 
   async function load() {
+    // the SDK reads the environment once for the whole process, and asks metadata services through a proxy otherwise
+    askMetadataDirectly(process.env);
     const sdk = await import('@azure/storage-blob');
     const tokens = signing.by === 'token' ? await openTokens(signing.identity) : undefined;
     const open = (idleMs: number) => {
@@ -174,8 +177,8 @@ function sendingBy(
   return {
     create: (next) => ({
       async sendRequest(request) {
-        // a proxy that the environment names has an agent of its own
-        request.agent ??= agent;
+        // instead of the SDK's own for proxies, which heeds neither endpointCA nor our limits
+        request.agent = agent;
         if (signing.by === 'sas')
           request.url += `${request.url.includes('?') ? '&' : '?'}${signing.query.reveal()}`;
         if (tokens === undefined) return next.sendRequest(request);

@@ -8,7 +8,10 @@ import type { AzureStoreConfig } from './store-config.ts';
 export type AzureSigning =
   | { readonly by: 'key'; readonly account: string; readonly key: Secret }
   | { readonly by: 'sas'; readonly query: Secret }
-  | { readonly by: 'token'; readonly identity: 'managed' | 'default' };
+  | { readonly by: 'token'; readonly identity: AzureIdentity };
+
+/** Who of this host asks for tokens. */
+type AzureIdentity = 'managed' | 'cli' | 'default';
 
 /** The address of the blob service without a slash at its end, and how requests to it are signed. */
 export interface AzureAccess {
@@ -32,6 +35,8 @@ export function accessOf({ serviceUrl, credentials }: AzureStoreConfig): AzureAc
       return { serviceUrl: at, signing: bySas(credentials.token.reveal()) };
     case 'managed-identity':
       return { serviceUrl: at, signing: byToken(at, 'managed') };
+    case 'azure-cli':
+      return { serviceUrl: at, signing: byToken(at, 'cli') };
     case 'default':
     case undefined:
       return { serviceUrl: at, signing: byToken(at, 'default') };
@@ -39,8 +44,10 @@ export function accessOf({ serviceUrl, credentials }: AzureStoreConfig): AzureAc
 }
 
 /** Tokens of the host's identity. Loads the library for it, which takes a moment. */
-export async function openTokens(identity: 'managed' | 'default'): Promise<TokenSource> {
-  const { DefaultAzureCredential, ManagedIdentityCredential } = await import('@azure/identity');
+export async function openTokens(identity: AzureIdentity): Promise<TokenSource> {
+  const { AzureCliCredential, DefaultAzureCredential, ManagedIdentityCredential } =
+    await import('@azure/identity');
+  if (identity === 'cli') return createTokenSource(new AzureCliCredential());
   const clientId = process.env['AZURE_CLIENT_ID'];
   // the workload identity of Kubernetes is announced by these variables, and needs the id
   const isWorkload = process.env['AZURE_FEDERATED_TOKEN_FILE'] !== undefined;
@@ -95,7 +102,7 @@ function bySas(token: string): AzureSigning {
   });
 }
 
-function byToken(serviceUrl: string, identity: 'managed' | 'default'): AzureSigning {
+function byToken(serviceUrl: string, identity: AzureIdentity): AzureSigning {
   if (serviceUrl.startsWith('https://')) return { by: 'token', identity };
   throw new BackupError(
     'config-invalid',

@@ -106,7 +106,7 @@ function toTokenError(error: unknown, isTimeout: boolean): BackupError {
     `Azure gave no token for the store: ${isTimeout ? `no answer within ${GIVER_LIMIT_MS / 1000} s` : name}`,
     {
       cause: { code: NO_TOKEN },
-      hint: 'inheritFromAzureAD wants a managed or workload identity on this host; useDefaultAzureCredentials also takes AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or az login',
+      hint: 'inheritFromAzureAD wants a managed or workload identity on this host; useDefaultAzureCredentials also takes AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or az login; --azure-credential azure-cli asks the program az alone',
     },
   );
 }

@@ -2,6 +2,7 @@ import { Agent as PlainAgent, request as plainRequest } from 'node:http';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 import { finished } from 'node:stream/promises';
+import { proxiesOf } from './proxy.ts';
 
 export interface HttpRequest {
   readonly method: string;
@@ -31,6 +32,7 @@ export interface Http {
  * @param connectMs to open a connection
  * @param idleMs without a byte in either direction
  * @param ca certificates to trust instead of the system's
+ * @throws BackupError `config-invalid` when the environment names a proxy that is none
  */
 export function createHttp(limits: {
   readonly connectMs: number;
@@ -38,8 +40,10 @@ export function createHttp(limits: {
   readonly ca?: readonly string[] | undefined;
 }): Http {
   const { connectMs, idleMs, ca } = limits;
-  const plain = new PlainAgent({ keepAlive: true });
-  const tls = new TlsAgent({ keepAlive: true, ...(ca === undefined ? {} : { ca: [...ca] }) });
+  const proxies = proxiesOf(process.env);
+  const kept = { keepAlive: true, ...(proxies === undefined ? {} : { proxyEnv: { ...proxies } }) };
+  const plain = new PlainAgent(kept);
+  const tls = new TlsAgent({ ...kept, ...(ca === undefined ? {} : { ca: [...ca] }) });
 
   const send = ({ method, url, headers, body = [], signal }: HttpRequest) =>
     new Promise<HttpAnswer>((resolve, reject) => {
@@ -58,7 +62,11 @@ export function createHttp(limits: {
       const tooSlow = (what: string) =>
         request.destroy(Object.assign(new Error(`${what} took too long`), { code: 'TimeoutError' }));
 
+      // through a proxy there is no socket before the tunnel is open
+      const tunnel = setTimeout(() => tooSlow('the connection'), connectMs);
+      request.once('close', () => clearTimeout(tunnel));
       request.once('socket', (socket) => {
+        clearTimeout(tunnel);
         // the pause of an earlier request on this connection is over
         socket.setTimeout(idleMs);
         if (!socket.connecting) return;

@@ -4,6 +4,7 @@ import type { Secret } from '../core/secret.ts';
 import { unlessAborted } from '../streams/abortable.ts';
 import { field, toBreakdown } from './gcs-errors.ts';
 import type { Http } from './gcs-http.ts';
+import { askMetadataDirectly } from './proxy.ts';
 import { createServiceAccountIdentity, parseServiceAccount, SCOPE, unusable } from './gcs-service-account.ts';
 import { silenceMetadataLookup } from './metadata-warning.ts';
 
@@ -53,6 +54,8 @@ export function createAmbientIdentity(): Identity {
 function createLibraryIdentity(credentials?: JWTInput): Identity {
   let opening: Promise<AuthClient> | undefined;
   const open = async () => {
+    // the library asks the metadata server through a proxy otherwise
+    askMetadataDirectly(process.env);
     // loaded when it is needed: it costs time that a directory store should not have to pay
     const { GoogleAuth } = await import('google-auth-library');
     silenceMetadataLookup();

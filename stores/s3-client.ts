@@ -1,7 +1,10 @@
+import { getCACertificates } from 'node:tls';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
 import { BackupError } from '../core/errors.ts';
 import { unlessAborted } from '../streams/abortable.ts';
-import { toStoreError } from './s3-errors.ts';
+import { proxiesOf } from './proxy.ts';
+import { failureOf, toStoreError } from './s3-errors.ts';
+import { hostCredentials } from './s3-identity.ts';
 import type { S3StoreConfig } from './store-config.ts';
 
 /** Limits in milliseconds; each one ends in `store-unavailable`. */
@@ -22,6 +25,12 @@ export const S3_TIMEOUTS: S3Timeouts = {
   callMs: 60_000,
   completeMs: 15 * 60_000,
 };
+
+/** With another limit for silence: a call may last longer than that. */
+export function withReadTimeout(timeouts: S3Timeouts, idleMs: number | undefined): S3Timeouts {
+  if (idleMs === undefined) return timeouts;
+  return { ...timeouts, idleMs, callMs: Math.max(timeouts.callMs, idleMs + timeouts.connectMs) };
+}
 
 /** What an upload is granted at least, in bytes per millisecond: 64 KiB/s. */
 const SLOWEST_UPLOAD = 64;
@@ -66,13 +75,20 @@ export interface S3Connection {
 }
 
 export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts): S3Connection {
-  let loading: Promise<{ sdk: Sdk; client: S3Client; patient: S3Client }> | undefined;
-  const load = () =>
-    (loading ??= import('@aws-sdk/client-s3').then((sdk) => ({
-      sdk,
-      client: new sdk.S3Client(clientConfig(config, timeouts, timeouts.idleMs)),
-      patient: new sdk.S3Client(clientConfig(config, timeouts, timeouts.completeMs)),
-    })));
+  type Clients = { readonly sdk: Sdk; readonly client: S3Client; readonly patient: S3Client };
+  let loading: Promise<Clients> | undefined;
+  const opened: Promise<Clients>[] = [];
+  async function open() {
+    const sdk = await import('@aws-sdk/client-s3');
+    const credentials = givenKeys(config) ?? (await hostCredentials(signInHandler(config, timeouts)));
+    const client = (idleMs: number) =>
+      new sdk.S3Client({ ...clientConfig(config, timeouts, idleMs), credentials });
+    return { sdk, client: client(timeouts.idleMs), patient: client(timeouts.completeMs) };
+  }
+  const load = () => {
+    if (loading === undefined) opened.push((loading = open()));
+    return loading;
+  };
 
   return {
     async call(what, options, send) {
@@ -83,13 +99,23 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
       const timer = setTimeout(() => limit.abort(tooLong(what, config.endpointUrl, limitMs)), limitMs);
       const onAbort = () => limit.abort(signal.reason);
       signal.addEventListener('abort', onAbort, { once: true });
-      try {
-        const { sdk, client, patient } = await load();
+      const sendOnce = async (clients: Promise<Clients>) => {
+        const { sdk, client, patient } = await clients;
         // the SDK does not hear the signal while it pauses between its own tries
-        return await unlessAborted(
+        return unlessAborted(
           send(completes ? patient : client, sdk, { abortSignal: limit.signal }),
           limit.signal,
         );
+      };
+      const used = load();
+      try {
+        return await sendOnce(used).catch((error: unknown) => {
+          const isOver = OVER.has(failureOf(error).code) && config.credentials === undefined;
+          if (!isOver || limit.signal.aborted) throw error;
+          // by its clock they have ended: the host is asked for new ones, once, by clients that know no old ones
+          if (loading === used) loading = undefined;
+          return sendOnce(load());
+        });
       } catch (error) {
         throw limit.signal.aborted ? limit.signal.reason : toStoreError(error, what, config.endpointUrl);
       } finally {
@@ -98,13 +124,18 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
       }
     },
     async close() {
-      const loaded = await loading;
-      loaded?.client.destroy();
-      loaded?.patient.destroy();
       loading = undefined;
+      for (const clients of opened.splice(0)) {
+        const loaded = await clients.catch(() => undefined);
+        loaded?.client.destroy();
+        loaded?.patient.destroy();
+      }
     },
   };
 }
+
+/** What a store says of credentials that were good. */
+const OVER = new Set(['ExpiredToken', 'ExpiredTokenException', 'TokenRefreshRequired']);
 
 const tooLong = (what: string, endpointUrl: string | undefined, limitMs: number) =>
   new BackupError(
@@ -112,34 +143,49 @@ const tooLong = (what: string, endpointUrl: string | undefined, limitMs: number)
     `${what} had no answer within ${Math.round(limitMs / 1000)} s (${endpointUrl ?? 'AWS'})`,
   );
 
+function givenKeys({ credentials }: S3StoreConfig): S3ClientConfig['credentials'] {
+  if (credentials === undefined) return undefined;
+  const { accessKeyId, secretAccessKey, sessionToken } = credentials;
+  return {
+    accessKeyId: accessKeyId.reveal(),
+    secretAccessKey: secretAccessKey.reveal(),
+    ...(sessionToken === undefined ? {} : { sessionToken: sessionToken.reveal() }),
+  };
+}
+
 function clientConfig(config: S3StoreConfig, timeouts: S3Timeouts, idleMs: number): S3ClientConfig {
-  const { endpointUrl, caPem, credentials } = config;
+  const { endpointUrl, caPem, addressingStyle = 'auto' } = config;
   // a store that is not AWS seldom cares, but a request can't be signed without one
   const region = config.region ?? (endpointUrl === undefined ? undefined : 'us-east-1');
+  // the buckets of such a store seldom have host names of their own
+  const isPath = addressingStyle === 'path' || (addressingStyle === 'auto' && endpointUrl !== undefined);
   return {
     ...(region === undefined ? {} : { region }),
-    // the buckets of such a store have no host names of their own
-    ...(endpointUrl === undefined
-      ? { followRegionRedirects: true }
-      : { endpoint: endpointUrl, forcePathStyle: true }),
-    ...(credentials === undefined
-      ? {}
-      : {
-          credentials: {
-            accessKeyId: credentials.accessKeyId.reveal(),
-            secretAccessKey: credentials.secretAccessKey.reveal(),
-            ...(credentials.sessionToken === undefined
-              ? {}
-              : { sessionToken: credentials.sessionToken.reveal() }),
-          },
-        }),
+    ...(endpointUrl === undefined ? { followRegionRedirects: true } : { endpoint: endpointUrl }),
+    forcePathStyle: isPath,
     maxAttempts: TRIES_OF_THE_SDK,
     // asked for where it is wanted: servers send a checksum of the whole along with a range, too
     responseChecksumValidation: 'WHEN_REQUIRED',
-    requestHandler: {
-      connectionTimeout: timeouts.connectMs,
-      socketTimeout: idleMs,
-      ...(caPem === undefined ? {} : { httpsAgent: { ca: caPem } }),
-    },
+    requestHandler: handlerOf({ connectMs: timeouts.connectMs, idleMs }, caPem),
+  };
+}
+
+/** Who gives tokens is elsewhere: the certificate of the endpoint's authority says nothing about it. */
+function signInHandler({ caPem }: S3StoreConfig, timeouts: S3Timeouts) {
+  return handlerOf(timeouts, caPem === undefined ? undefined : [...getCACertificates('default'), caPem]);
+}
+
+/** @throws BackupError `config-invalid` when the environment names a proxy that is none */
+function handlerOf(
+  { connectMs, idleMs }: Pick<S3Timeouts, 'connectMs' | 'idleMs'>,
+  ca: string | string[] | undefined,
+) {
+  const proxyEnv = proxiesOf(process.env);
+  const proxied = proxyEnv === undefined ? {} : { proxyEnv: { ...proxyEnv } };
+  return {
+    connectionTimeout: connectMs,
+    socketTimeout: idleMs,
+    httpAgent: proxied,
+    httpsAgent: { ...proxied, ...(ca === undefined ? {} : { ca }) },
   };
 }

@@ -56,6 +56,8 @@ const WAY_THERE: Readonly<Record<string, (where: string) => string>> = {
   ECONNREFUSED: (where) => `nobody listens at ${where}: start the store, or correct endpointURL`,
   ENOTFOUND: (where) => `no name server knows the host of ${where}: correct endpointURL, or look at DNS`,
   EAI_AGAIN: (where) => `the name server does not answer about ${where}: look at DNS`,
+  ERR_PROXY_TUNNEL: (where) =>
+    `the proxy of HTTPS_PROXY opens no way to ${where}: look at its rules and at its password, or name the host in NO_PROXY`,
   EHOSTUNREACH: (where) => `there is no way to ${where}: look at the network and at firewalls`,
   ENETUNREACH: (where) => `there is no way to ${where}: look at the network and at firewalls`,
   ETIMEDOUT: (where) =>

@@ -14,6 +14,7 @@ export interface S3Target {
 /** What a new object is given beside its bytes. */
 export interface S3Attributes {
   readonly ServerSideEncryption?: 'AES256' | 'aws:kms';
+  readonly SSEKMSKeyId?: string;
   readonly Tagging?: string;
   readonly Metadata: Record<string, string>;
 }

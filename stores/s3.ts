@@ -5,7 +5,7 @@ import { checkedBody, checkSize, objectBody } from './body.ts';
 import { checkFolder, checkKey, checkPrefix, checkReadKey, checkReadPrefix, isDoubled } from './keys.ts';
 import { checkMetadata, metadataOf, NO_METADATA } from './metadata.ts';
 import type { FoundObject, ObjectStore, PutOptions } from './object-store.ts';
-import { createS3Connection, odd, S3_TIMEOUTS } from './s3-client.ts';
+import { createS3Connection, odd, S3_TIMEOUTS, withReadTimeout } from './s3-client.ts';
 import type { S3Place, S3Timeouts } from './s3-client.ts';
 import { download } from './s3-download.ts';
 import { failureOf, isFailure } from './s3-errors.ts';
@@ -23,7 +23,7 @@ const KEYS_AT_ONCE = 1000;
 
 /**
  * A bucket, or what lies below a prefix in it, as an object store. Works with AWS and with servers that speak its
- * protocol; those with an endpoint of their own are asked by path style.
+ * protocol; those with an endpoint of their own are asked by path style unless `addressingStyle` says otherwise.
  *
  * - A put is one request up to 16 MiB, else a multipart upload with at most four parts in flight; it counts when the
  *   server's answer was read and makes sense. CRC32 checksums go along.
@@ -34,7 +34,7 @@ const KEYS_AT_ONCE = 1000;
  * - Keys that end in `/` (folder marks of consoles) are not listed.
  */
 export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeouts> = {}): ObjectStore {
-  const limits = { ...S3_TIMEOUTS, ...timeouts };
+  const limits = { ...withReadTimeout(S3_TIMEOUTS, config.readTimeoutMs), ...timeouts };
   const connection = createS3Connection(config, limits);
   const Bucket = config.bucket;
   const root = config.prefix === '' ? '' : `${config.prefix}/`;
@@ -87,7 +87,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   }
 
   async function putBody(key: string, body: AsyncGenerator<Uint8Array>, options: PutOptions) {
-    const attributes = attributesOf(options);
+    const attributes = attributesOf(config, options);
     let sentBytes = 0;
     const sizeOfNext = () => {
       const size = partBytes(sentBytes, options.sizeBytes);
@@ -190,7 +190,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
       options.signal.throwIfAborted();
       if (body instanceof Uint8Array && body.length <= PART_BYTES) {
         checkSize(key, body.length, options.sizeBytes);
-        return putAtOnce(key, body, options, attributesOf(options));
+        return putAtOnce(key, body, options, attributesOf(config, options));
       }
       const sized = body instanceof Uint8Array ? { sizeBytes: body.length, ...options } : options;
       return putBody(key, checkedBody(key, body, sized), sized);
@@ -241,9 +241,11 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   };
 }
 
-function attributesOf({ encryption, tags, metadata }: PutOptions): S3Attributes {
+function attributesOf({ kmsKeyId }: S3StoreConfig, { encryption, tags, metadata }: PutOptions): S3Attributes {
   return {
     ...(encryption === undefined ? {} : { ServerSideEncryption: encryption }),
+    // a key of KMS beside another encryption is refused by AWS
+    ...(kmsKeyId === undefined || encryption !== 'aws:kms' ? {} : { SSEKMSKeyId: kmsKeyId }),
     ...(tags === undefined ? {} : { Tagging: tagging(tags) }),
     Metadata: { ...metadata, [PUT_ID]: randomUUID() },
   };

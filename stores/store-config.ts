@@ -1,3 +1,4 @@
+import type { AddressingStyle } from '../core/addressing-style.ts';
 import { Secret } from '../core/secret.ts';
 
 /** Static keys of an S3 store; without them the SDK looks where AWS tools look (environment, profile, instance role). */
@@ -12,9 +13,18 @@ export interface S3StoreConfig<S = Secret> {
   readonly bucket: string;
   /** `''` or `a/b`: no `/` at either end. */
   readonly prefix: string;
-  /** Of a store that is not AWS; it is asked by path style. */
+  /** Of a store that is not AWS. */
   readonly endpointUrl?: string;
+  /**
+   * Whether the bucket stands in the host name (`virtual`) or in the path. Without it, and as `auto`: AWS by virtual hosts,
+   * an `endpointUrl` by path, as barman-cloud does.
+   */
+  readonly addressingStyle?: AddressingStyle;
   readonly region?: string;
+  /** How long the server may be silent, in either direction, instead of the 30 s that are ours. */
+  readonly readTimeoutMs?: number;
+  /** The key of AWS KMS that encrypts what is written with `aws:kms`, instead of the account's default. */
+  readonly kmsKeyId?: string;
   /** Certificates (PEM) that the endpoint's certificate is to be checked with, instead of the system's. */
   readonly caPem?: string;
   readonly credentials?: S3Credentials<S>;
@@ -33,6 +43,8 @@ export type AzureCredentials<S = Secret> =
   | { readonly way: 'sas-token'; readonly token: S }
   /** The managed or workload identity of the host. */
   | { readonly way: 'managed-identity' }
+  /** Whoever has run `az login` on this host. */
+  | { readonly way: 'azure-cli' }
   /** Azure's own chain: environment, workload identity, managed identity, `az login`. */
   | { readonly way: 'default' };
 
@@ -141,6 +153,7 @@ function mapAzureSecrets<A, B>(config: AzureStoreConfig<A>, map: (value: A) => B
     case 'sas-token':
       return { ...rest, credentials: { ...credentials, token: map(credentials.token) } };
     case 'managed-identity':
+    case 'azure-cli':
     case 'default':
       return { ...rest, credentials };
   }

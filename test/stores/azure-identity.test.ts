@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server } from 'node:http';
 import { createServer as createTcpServer } from 'node:net';
@@ -208,6 +208,48 @@ describe('the identity of the machine', () => {
       message: expect.stringContaining('Azure gave no token'),
       hint: expect.stringContaining('inheritFromAzureAD'),
     });
+    expect(double.seen).toEqual([]);
+  });
+});
+
+describe('az login', () => {
+  /** A program `az` that stands first on PATH, and writes down how it was called. */
+  const fakeAz = (script: string): string => {
+    const directory = makeTempDir('az');
+    const calls = join(directory, 'calls');
+    writeFileSync(join(directory, 'az'), `#!/bin/sh\necho "$@" >> ${calls}\n${script}\n`, { mode: 0o755 });
+    vi.stubEnv('PATH', `${directory}:${process.env['PATH']}`);
+    return calls;
+  };
+  const give = () => {
+    const endsAt = Math.floor(Date.now() / 1000) + 3600;
+    imds.tokens.set('canary-cli-token', endsAt * 1000);
+    return `echo '${JSON.stringify({ accessToken: 'canary-cli-token', expires_on: endsAt, expiresOn: '2099-01-01 00:00:00.000000', subscription: 's', tenant: 't', tokenType: 'Bearer' })}'`;
+  };
+
+  it('azure-cli: asks the program alone, once for all calls', async () => {
+    const calls = fakeAz(give());
+    await startGuarded();
+    const store = double.store({}, { credentials: { way: 'azure-cli' }, caPem: tls.cert });
+    await store.put('k', Buffer.from('x'), { signal });
+    await store.put('k', Buffer.from('y'), { signal });
+    const asked = readFileSync(calls, 'utf8').trim().split('\n');
+    expect(asked).toHaveLength(1);
+    expect(asked[0]).toMatch(/^account get-access-token .*--resource https:\/\/storage\.azure\.com/);
+    expect(double.seen.map(({ headers }) => headers.authorization)).toEqual([
+      'Bearer canary-cli-token',
+      'Bearer canary-cli-token',
+    ]);
+    expect(imds.asked).toEqual([]);
+  });
+
+  it('S1: azure-cli: nobody logged in is access-denied, with what to do', async () => {
+    fakeAz("echo 'Please run az login to setup account. canary' >&2; exit 1");
+    await startGuarded();
+    const store = double.store({ callMs: 10_000 }, { credentials: { way: 'azure-cli' }, caPem: tls.cert });
+    const error: unknown = await store.head('k', { signal }).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: 'access-denied', hint: expect.stringContaining('az login') });
+    expect(JSON.stringify([error, (error as Error).stack])).not.toContain('canary');
     expect(double.seen).toEqual([]);
   });
 });

@@ -1,5 +1,6 @@
 import { createServer } from 'node:http';
-import type { IncomingHttpHeaders, Server, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { Secret } from '../../core/secret.ts';
 import type { S3Timeouts } from '../../stores/s3-client.ts';
@@ -15,6 +16,8 @@ export interface SeenRequest {
   readonly query: URLSearchParams;
   readonly headers: IncomingHttpHeaders;
   readonly body: Buffer;
+  /** When its head came, in ms since 1970. */
+  readonly at: number;
 }
 
 /** Answers one request, or breaks the connection. Returning undefined without an answer is a stall. */
@@ -30,11 +33,15 @@ export interface S3Double {
   close(): Promise<void>;
 }
 
-export async function startS3Double(script: Script): Promise<S3Double> {
+export async function startS3Double(
+  script: Script,
+  tls?: { readonly key: string; readonly cert: string },
+): Promise<S3Double> {
   const seen: SeenRequest[] = [];
   const sockets = new Set<Socket>();
   const stores: ObjectStore[] = [];
-  const server: Server = createServer((incoming, response) => {
+  const listener = (incoming: IncomingMessage, response: ServerResponse) => {
+    const at = Date.now();
     const pieces: Buffer[] = [];
     incoming.on('data', (piece: Buffer) => pieces.push(piece));
     incoming.on('error', () => undefined);
@@ -42,11 +49,12 @@ export async function startS3Double(script: Script): Promise<S3Double> {
       const url = new URL(incoming.url ?? '/', 'http://double');
       const key = decodeURIComponent(url.pathname).replace(/^\/bucket\/?/, '');
       const { method = '', headers } = incoming;
-      const request = { method, key, query: url.searchParams, headers, body: Buffer.concat(pieces) };
+      const request = { method, key, query: url.searchParams, headers, body: Buffer.concat(pieces), at };
       seen.push(request);
       script(request, response);
     });
-  });
+  };
+  const server = tls ? createTlsServer(tls, listener) : createServer(listener);
   server.on('connection', (socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
@@ -58,7 +66,7 @@ export async function startS3Double(script: Script): Promise<S3Double> {
     kind: 's3',
     bucket: 'bucket',
     prefix: '',
-    endpointUrl: `http://127.0.0.1:${port}`,
+    endpointUrl: `${tls ? 'https' : 'http'}://127.0.0.1:${port}`,
     credentials: { accessKeyId: new Secret('canary-key-id'), secretAccessKey: new Secret('canary-secret') },
   };
 

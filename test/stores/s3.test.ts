@@ -3,9 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, test } from 'vitest';
 import type { ErrorCode } from '../../core/errors.ts';
 import { retrying } from '../../stores/retrying.ts';
-import { createS3Connection } from '../../stores/s3-client.ts';
+import { createS3Connection, S3_TIMEOUTS, withReadTimeout } from '../../stores/s3-client.ts';
 import { download } from '../../stores/s3-download.ts';
 import { partBytes } from '../../stores/s3-upload.ts';
+import { createS3Store } from '../../stores/s3.ts';
 import { collectBytes, piecesOf } from '../../streams/chunks.ts';
 import { answer, refuse, type S3Double, type Script, startS3Double } from './s3-double.ts';
 
@@ -504,4 +505,77 @@ describe('an aborted upload', () => {
     await expect(putting).rejects.toThrow('shutdown');
     expect(performance.now() - begin).toBeLessThan(4000);
   });
+});
+
+describe('what is asked of the store beside the bytes', () => {
+  const NONE = {
+    'x-amz-server-side-encryption': undefined,
+    'x-amz-server-side-encryption-aws-kms-key-id': undefined,
+    'x-amz-tagging': undefined,
+    'x-amz-storage-class': undefined,
+  };
+  const cases = [
+    { why: 'nothing', asked: {}, sent: {} },
+    {
+      why: 'AES256',
+      asked: { encryption: 'AES256' as const },
+      sent: { 'x-amz-server-side-encryption': 'AES256' },
+    },
+    {
+      why: 'aws:kms by the default key',
+      asked: { encryption: 'aws:kms' as const },
+      sent: { 'x-amz-server-side-encryption': 'aws:kms' },
+    },
+    {
+      why: 'aws:kms by a key of its own',
+      key: 'arn:aws:kms:eu-west-1:1:key/k',
+      asked: { encryption: 'aws:kms' as const },
+      sent: {
+        'x-amz-server-side-encryption': 'aws:kms',
+        'x-amz-server-side-encryption-aws-kms-key-id': 'arn:aws:kms:eu-west-1:1:key/k',
+      },
+    },
+    {
+      why: 'AES256, which uses no key',
+      key: 'arn:aws:kms:eu-west-1:1:key/k',
+      asked: { encryption: 'AES256' as const },
+      sent: { 'x-amz-server-side-encryption': 'AES256' },
+    },
+    { why: 'nothing, with a key', key: 'k', asked: {}, sent: {} },
+    {
+      why: 'tags',
+      asked: { tags: { team: 'a&b', 'x y': '' } },
+      sent: { 'x-amz-tagging': 'team=a%26b&x%20y=' },
+    },
+  ];
+  it.for(cases)('$why: of one request, and of the first one of many', async ({ key, asked, sent }) => {
+    await start(
+      upload(
+        (_, response) => answer(response, 200, COMPLETED),
+        (_, response) => answer(response, 200),
+      ),
+    );
+    const store = createS3Store({ ...double.config, ...(key !== undefined && { kmsKeyId: key }) });
+    await store.put('k', Buffer.from('x'), { signal, ...asked });
+    await store.put('k', large(), { signal, ...asked });
+    await store.close();
+    const [single, created, ...parts] = double.seen;
+    for (const request of [single, created]) {
+      const seen = Object.fromEntries(Object.keys(NONE).map((name) => [name, request?.headers[name]]));
+      expect(seen).toEqual({ ...NONE, ...sent });
+    }
+    expect(created?.query.has('uploads')).toBe(true);
+    for (const part of parts) expect(part.headers).not.toHaveProperty('x-amz-server-side-encryption');
+  });
+});
+
+it('a limit for silence of its own is heeded, and a call may last longer than that', async () => {
+  await start(() => undefined);
+  const store = createS3Store({ ...double.config, readTimeoutMs: 150 });
+  const begin = performance.now();
+  await expect(store.head('k', options)).rejects.toMatchObject(code('store-unavailable'));
+  await store.close();
+  expect(performance.now() - begin).toBeLessThan(10_000);
+  expect(withReadTimeout(S3_TIMEOUTS, 300_000)).toMatchObject({ idleMs: 300_000, callMs: 310_000 });
+  expect(withReadTimeout(S3_TIMEOUTS, 1000)).toEqual({ ...S3_TIMEOUTS, idleMs: 1000 });
 });
