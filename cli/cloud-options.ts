@@ -1,3 +1,4 @@
+import { ADDRESSING_STYLES } from '../core/addressing-style.ts';
 import { BackupError } from '../core/errors.ts';
 import { parseWalFileName } from '../core/segment.ts';
 import type { WalStorage } from '../operations/archive-wal.ts';
@@ -31,19 +32,19 @@ const GENERAL: readonly CloudOption[] = [
   {
     names: ['--read-timeout'],
     value: 'SECONDS',
-    help: `${UNUSED}: connecting, silence and the whole have limits anyway; see --deadline.`,
+    help: 'S3: how long the server may be silent; 30 unless given. See --deadline, too.',
   },
   {
     names: ['--addressing-style'],
     value: 'STYLE',
-    choices: ['auto', 'virtual', 'path'],
-    help: 'S3: auto or path. AWS is asked by virtual hosts, an --endpoint-url by path; virtual with an --endpoint-url is refused.',
+    choices: ADDRESSING_STYLES,
+    help: 'S3: whether the bucket stands in the host name (virtual) or in the path. auto, and without it: AWS is asked by virtual hosts, an --endpoint-url by path.',
   },
   {
     names: ['--default', '--credential', '--azure-credential'],
     value: 'CREDENTIAL',
     choices: ['azure-cli', 'managed-identity', 'default'],
-    help: 'Azure: managed-identity or default. azure-cli is refused: default asks it, too, as the last one.',
+    help: 'Azure: managed-identity, azure-cli (whoever ran az login here), or default, which tries all ways.',
   },
 ];
 
@@ -123,7 +124,7 @@ export const ARCHIVE_OPTIONS: readonly CloudOption[] = [
   {
     names: ['--sse-kms-key-id'],
     value: 'ID',
-    help: "Refused: walkeep can't name the key yet. Make it the default of the bucket, and leave this out.",
+    help: 'S3: the key of AWS KMS to encrypt with; needs -e aws:kms.',
   },
   { names: ['--encryption-scope'], value: 'SCOPE', help: 'Azure: the encryption scope.' },
   { names: ['--kms-key-name'], value: 'NAME', help: 'Google: the key of Cloud KMS.' },
@@ -207,19 +208,20 @@ function levelOf(given: string | undefined, codec: Codec): number | undefined {
 }
 
 function requireFittingEncryption(args: CloudArguments, kind: 's3' | 'azure' | 'gs' | 'file'): void {
-  if (args.has('--sse-kms-key-id')) {
-    throw new BackupError('usage', "--sse-kms-key-id: walkeep can't name the key of aws:kms yet", {
-      hint: 'make that key the default of the bucket and leave the option out; with another key nothing was stored',
-    });
-  }
   for (const [name, needed, provider] of [
     ['--encryption', 's3', 'aws-s3'],
+    ['--sse-kms-key-id', 's3', 'aws-s3'],
     ['--encryption-scope', 'azure', 'azure-blob-storage'],
     ['--kms-key-name', 'gs', 'google-cloud-storage'],
   ] as const) {
     if (!args.has(name) || kind === needed) continue;
     throw new BackupError('usage', `${name} is only known to ${provider}, and would not be heeded here`, {
       hint: 'leave it out; nothing was stored without the encryption that was asked for',
+    });
+  }
+  if (args.has('--sse-kms-key-id') && args.value('--encryption') !== 'aws:kms') {
+    throw new BackupError('usage', '--sse-kms-key-id names a key, which only -e aws:kms uses', {
+      hint: 'add -e aws:kms; nothing was stored without the encryption that was asked for',
     });
   }
 }

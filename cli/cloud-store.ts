@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { ADDRESSING_STYLES } from '../core/addressing-style.ts';
 import { BackupError, messageOf } from '../core/errors.ts';
 import { Secret } from '../core/secret.ts';
 import {
@@ -137,15 +138,9 @@ async function s3Config(
   if (profile !== undefined) useProfile(profile, environment);
   const endpointUrl = args.value('--endpoint-url') ?? environmentEndpoint(environment);
   requireEndpoint(endpointUrl);
-  if (endpointUrl !== undefined && args.value('--addressing-style') === 'virtual') {
-    throw new BackupError(
-      'usage',
-      '--addressing-style virtual: walkeep asks an --endpoint-url by path only',
-      {
-        hint: 'leave the option out if the server knows paths, as nearly all do',
-      },
-    );
-  }
+  const addressingStyle = ADDRESSING_STYLES.find((style) => style === args.value('--addressing-style'));
+  const kmsKeyId = args.value('--sse-kms-key-id');
+  const readSeconds = Number(args.value('--read-timeout') ?? Number.NaN);
   // boto asks AWS there, too, when nothing says where the bucket is, and is sent on
   const region = filled(environment['AWS_DEFAULT_REGION']) ?? (await regionOfProfile()) ?? 'us-east-1';
   return {
@@ -153,6 +148,10 @@ async function s3Config(
     bucket,
     prefix,
     ...(endpointUrl === undefined ? {} : { endpointUrl }),
+    ...(addressingStyle === undefined ? {} : { addressingStyle }),
+    ...(kmsKeyId === undefined ? {} : { kmsKeyId }),
+    // 0 is as good as none
+    ...(readSeconds > 0 ? { readTimeoutMs: readSeconds * 1000 } : {}),
     region,
     ...(credentials === undefined ? {} : { credentials }),
     ...authorityOf(environment, ['AWS_CA_BUNDLE', 'REQUESTS_CA_BUNDLE']),
@@ -236,12 +235,7 @@ function azureCredentials(
   account: string,
   environment: Environment,
 ): AzureCredentials {
-  if (asked === 'azure-cli') {
-    throw new BackupError('usage', "--azure-credential azure-cli: walkeep can't ask it alone", {
-      hint: 'give --azure-credential default, which asks az login last, or a connection string in the environment',
-    });
-  }
-  if (asked === 'managed-identity' || asked === 'default') return { way: asked };
+  if (asked === 'managed-identity' || asked === 'azure-cli' || asked === 'default') return { way: asked };
   const secret = (name: string): Secret | undefined => {
     const text = filled(environment[name]);
     return text === undefined ? undefined : new Secret(text);

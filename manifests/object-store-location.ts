@@ -1,5 +1,6 @@
 import { BackupError } from '../core/errors.ts';
 import type { SecretKeySelector } from './fields.ts';
+import { storeArguments, type StoreArguments } from './object-store-arguments.ts';
 import type { BarmanObjectStore } from './object-store.ts';
 import { show, type Fault } from './problem.ts';
 
@@ -193,7 +194,7 @@ export function endpointFault(text: string): Fault | undefined {
 }
 
 /** What to open, and where the secrets for it are; nothing here is secret. */
-export interface StoreRequest {
+export interface StoreRequest extends StoreArguments {
   readonly destination: Destination;
   /** The folder below the destination. */
   readonly server: string;
@@ -214,10 +215,6 @@ export interface StoreRequest {
   readonly managedIdentity?: boolean;
   /** Of Google: the identity of the host is asked for, at an endpoint without TLS too. */
   readonly ambientGoogle?: boolean;
-  /** Of Google: the key that encrypts what is written, from `--kms-key-name` among barman's arguments. */
-  readonly kmsKeyName?: string;
-  /** Of Azure: the scope that encrypts what is written, from `--encryption-scope` among barman's arguments. */
-  readonly encryptionScope?: string;
 }
 
 /**
@@ -233,14 +230,14 @@ export function toStoreRequest(store: BarmanObjectStore, serverName: string): St
   if (fault) throw new BackupError('manifest-invalid', `serverName ${fault.message}`, { hint: fault.fix });
   const given = store.s3Credentials?.inheritFromIAMRole === true ? undefined : store.s3Credentials;
   const google = store.googleCredentials?.applicationCredentials;
+  const destination = parseDestination(store.destinationPath);
   return {
-    destination: parseDestination(store.destinationPath),
+    destination,
     server,
     ...(store.endpointURL === undefined ? {} : { endpointUrl: store.endpointURL }),
     ...(store.azureCredentials?.inheritFromAzureAD === true ? { managedIdentity: true } : {}),
     ...(store.googleCredentials?.gkeEnvironment === true ? { ambientGoogle: true } : {}),
-    ...googleKey(store),
-    ...azureScope(store),
+    ...storeArguments(store, destination.kind),
     secrets: {
       ...(store.endpointCA ? { endpointCA: store.endpointCA } : {}),
       ...(given?.accessKeyId ? { accessKeyId: given.accessKeyId } : {}),
@@ -260,32 +257,4 @@ function azureSecrets({ azureCredentials: given }: BarmanObjectStore): StoreRequ
     ...(given?.storageKey ? { storageKey: given.storageKey } : {}),
     ...(given?.storageSasToken ? { storageSasToken: given.storageSasToken } : {}),
   };
-}
-
-/** barman-cloud's option for a key of Google's KMS, which CNPG has no field for: people give it among the arguments. */
-export const GOOGLE_KEY_OPTION = '--kms-key-name';
-
-function googleKey({ data, wal }: BarmanObjectStore): Pick<StoreRequest, 'kmsKeyName'> {
-  const kmsKeyName =
-    optionOf(data.additionalCommandArgs, GOOGLE_KEY_OPTION) ??
-    optionOf(wal.archiveAdditionalCommandArgs, GOOGLE_KEY_OPTION);
-  return kmsKeyName === undefined ? {} : { kmsKeyName };
-}
-
-/** The same for a scope of Azure. */
-export const AZURE_SCOPE_OPTION = '--encryption-scope';
-
-function azureScope({ data, wal }: BarmanObjectStore): Pick<StoreRequest, 'encryptionScope'> {
-  const encryptionScope =
-    optionOf(data.additionalCommandArgs, AZURE_SCOPE_OPTION) ??
-    optionOf(wal.archiveAdditionalCommandArgs, AZURE_SCOPE_OPTION);
-  return encryptionScope === undefined ? {} : { encryptionScope };
-}
-
-function optionOf(given: readonly string[] | undefined, option: string): string | undefined {
-  for (const [at, word] of (given ?? []).entries()) {
-    if (word.startsWith(`${option}=`)) return word.slice(option.length + 1);
-    if (word === option) return given?.[at + 1];
-  }
-  return undefined;
 }

@@ -1,11 +1,10 @@
 import { z } from 'zod';
 import { parsePostgresSeconds } from '../core/duration.ts';
 import { commandArguments, flag, secretKeySelector, textMap, textThat } from './fields.ts';
+import { reviewArguments } from './object-store-arguments.ts';
 import {
-  AZURE_SCOPE_OPTION,
   endpointFault,
   examineDestination,
-  GOOGLE_KEY_OPTION,
   serverNameFault,
   type Destination,
 } from './object-store-location.ts';
@@ -108,6 +107,7 @@ export function reviewObjectStore(store: BarmanObjectStore, path: FieldPath): Fi
     ...reviewGoogle(store, [...path, 'googleCredentials']),
     ...reviewWal(store, destination, [...path, 'wal']),
     ...reviewData(store, destination, [...path, 'data']),
+    ...reviewArguments(store, destination, path),
   ];
 }
 
@@ -240,14 +240,7 @@ function reviewWal(
   destination: Destination | undefined,
   path: FieldPath,
 ): Finding[] {
-  const findings = [
-    ...reviewEncryption(store.wal.encryption, destination, [...path, 'encryption']),
-    ...reviewArguments(withoutActedOn(store.wal.archiveAdditionalCommandArgs, destination), [
-      ...path,
-      'archiveAdditionalCommandArgs',
-    ]),
-    ...reviewArguments(store.wal.restoreAdditionalCommandArgs, [...path, 'restoreAdditionalCommandArgs']),
-  ];
+  const findings = [...reviewEncryption(store.wal.encryption, destination, [...path, 'encryption'])];
   const { compression } = store.wal;
   if (compression === 'xz' || compression === 'bzip2') {
     findings.push({
@@ -273,14 +266,7 @@ function reviewData(
   destination: Destination | undefined,
   path: FieldPath,
 ): Finding[] {
-  const findings = [
-    ...reviewEncryption(store.data.encryption, destination, [...path, 'encryption']),
-    ...reviewArguments(withoutActedOn(store.data.additionalCommandArgs, destination), [
-      ...path,
-      'additionalCommandArgs',
-    ]),
-    ...reviewArguments(store.data.restoreAdditionalCommandArgs, [...path, 'restoreAdditionalCommandArgs']),
-  ];
+  const findings = [...reviewEncryption(store.data.encryption, destination, [...path, 'encryption'])];
   if (store.data.compression === 'zstd') {
     findings.push({
       path: [...path, 'compression'],
@@ -307,36 +293,4 @@ function reviewEncryption(
       severity: 'warning',
     },
   ];
-}
-
-function reviewArguments(given: readonly string[] | undefined, path: FieldPath): Finding[] {
-  if (given === undefined || given.length === 0) return [];
-  return [
-    {
-      path,
-      message: "these are arguments for barman's commands, which walkeep does not run; they do nothing here",
-      fix: 'remove them, or keep them for CNPG',
-      severity: 'warning',
-    },
-  ];
-}
-
-/** Barman's arguments that are acted on, since no field says it: what encrypts the objects of a store. */
-const OPTION_OF = {
-  gs: GOOGLE_KEY_OPTION,
-  azure: AZURE_SCOPE_OPTION,
-  s3: undefined,
-  file: undefined,
-} as const;
-
-function withoutActedOn(
-  given: readonly string[] | undefined,
-  destination: Destination | undefined,
-): readonly string[] | undefined {
-  const option = destination && OPTION_OF[destination.kind];
-  if (option === undefined) return given;
-  const isOption = (word: string | undefined) => word === option;
-  return given?.filter(
-    (word, at) => !isOption(word) && !isOption(given[at - 1]) && !word.startsWith(`${option}=`),
-  );
 }

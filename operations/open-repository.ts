@@ -131,7 +131,7 @@ export async function toStoreConfig(
   namespace: string,
   resolver: SecretResolver,
 ): Promise<StoreConfig> {
-  const { destination, endpointUrl, secrets } = request;
+  const { destination, endpointUrl, secrets, kmsKeyId, addressingStyle } = request;
   if (destination.kind === 'file') return { kind: 'file', directory: destination.directory };
   const text = async (selector: SecretKeySelector) =>
     trimmed(await resolver.resolve({ ...selector, namespace }), selector);
@@ -146,6 +146,8 @@ export async function toStoreConfig(
     bucket: destination.bucket,
     prefix: destination.prefix,
     ...(endpointUrl === undefined ? {} : { endpointUrl }),
+    ...(kmsKeyId === undefined ? {} : { kmsKeyId }),
+    ...(addressingStyle === undefined ? {} : { addressingStyle }),
     // A region is kept in a Secret, but is none: it stands in every request.
     ...(secrets.region ? { region: (await text(secrets.region)).reveal() } : {}),
     ...ca,

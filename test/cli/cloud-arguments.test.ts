@@ -153,7 +153,8 @@ describe('how a file is to be stored', () => {
     [['--tag', `${'k'.repeat(129)},v`], '--tag expects KEY,VALUE'],
     [['--tag', 'k,ü'], '--tag expects KEY,VALUE'],
     [['--compression-level', 'best'], '--compression-level expects'],
-    [['-e', 'aws:kms', '--sse-kms-key-id', 'k'], 'make that key the default of the bucket'],
+    [['-e', 'AES256', '--sse-kms-key-id', 'k'], 'add -e aws:kms'],
+    [['--sse-kms-key-id', 'k'], 'add -e aws:kms'],
     [['--encryption-scope', 's'], 'only known to azure-blob-storage'],
     [['--kms-key-name', 's'], 'only known to google-cloud-storage'],
   ] as const)('%j is refused, for it would be stored otherwise: %s', ([argv, message]) => {
@@ -164,6 +165,10 @@ describe('how a file is to be stored', () => {
     expect(storage('-e', 'aws:kms').encryption).toBe('aws:kms');
     for (const kind of ['azure', 'gs', 'file'] as const)
       expect(refusal(() => walStorageOf(parse(['-e', 'AES256']), kind))).toContain('only known to aws-s3');
+    expect(storage('-e', 'aws:kms', '--sse-kms-key-id', 'k').encryption).toBe('aws:kms');
+    expect(refusal(() => walStorageOf(parse(['--sse-kms-key-id', 'k']), 'gs'))).toContain(
+      'only known to aws-s3',
+    );
     expect(walStorageOf(parse(['--encryption-scope', 's']), 'azure').codec).toBe('none');
     expect(walStorageOf(parse(['--kms-key-name', 's']), 'gs').codec).toBe('none');
   });

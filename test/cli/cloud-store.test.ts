@@ -75,6 +75,19 @@ describe("a bucket named by barman's arguments", () => {
     expect(process.env).not.toHaveProperty('AWS_SECRET_ACCESS_KEY');
   });
 
+  it('has the style of addressing, the key of KMS and the limit for silence of its arguments', async () => {
+    const argv = ['--addressing-style', 'virtual', '--endpoint-url', 'http://h', '--read-timeout', '90'];
+    const found = await config(keys, ...argv, '-e', 'aws:kms', '--sse-kms-key-id', 'arn:k', 's3://b', 's');
+    expect(found).toMatchObject({
+      endpointUrl: 'http://h',
+      addressingStyle: 'virtual',
+      readTimeoutMs: 90_000,
+      kmsKeyId: 'arn:k',
+    });
+    for (const name of ['addressingStyle', 'readTimeoutMs', 'kmsKeyId'])
+      expect(await config(keys, '--read-timeout', '0', 's3://b', 's')).not.toHaveProperty(name);
+  });
+
   it('trusts the authority that AWS_CA_BUNDLE names', async () => {
     const found = await config({ AWS_CA_BUNDLE: pem(), REQUESTS_CA_BUNDLE: '/nowhere' }, 's3://b', 's');
     expect(found['caPem']).toContain('BEGIN CERTIFICATE');
@@ -104,6 +117,7 @@ describe("a container of Azure named by barman's arguments", () => {
       way: 'managed-identity',
     });
     expect(await credentials(all, '--credential', 'default')).toEqual({ way: 'default' });
+    expect(await credentials(all, '--azure-credential', 'azure-cli')).toEqual({ way: 'azure-cli' });
     expect(await credentials(all)).toEqual({ way: 'connection-string', connectionString: 'c' });
     expect(await credentials({ ...all, AZURE_STORAGE_CONNECTION_STRING: '' })).toEqual({
       way: 'sas-token',
@@ -167,8 +181,6 @@ describe('other places', () => {
       'the endpoint URL holds a user name or password',
     ],
     [['--endpoint-url', '', 's3://b', 's'], 'the endpoint URL is no address'],
-    [['--addressing-style', 'virtual', '--endpoint-url', 'http://h', 's3://b', 's'], 'by path only'],
-    [['--azure-credential', 'azure-cli', 'https://acme.blob.core.windows.net/c', 's'], 'azure-cli'],
     [['-P', '', 's3://b', 's'], '--aws-profile is empty'],
   ] as const)('S1: %j is refused without a word of what may be secret: %s', async ([argv, message]) => {
     const error = await refusal({}, ...argv);

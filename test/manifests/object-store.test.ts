@@ -200,6 +200,44 @@ describe('wal and data', () => {
     );
   });
 
+  test.for([
+    ['data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id, k]}', undefined],
+    [
+      'data: {encryption: aws:kms, additionalCommandArgs: ["--sse-kms-key-id=k", "--addressing-style=path"]}',
+      undefined,
+    ],
+    ['wal: {restoreAdditionalCommandArgs: [--addressing-style, virtual]}', undefined],
+    // of a command that only reads
+    ['wal: {restoreAdditionalCommandArgs: [--sse-kms-key-id, k]}', /do nothing here: --sse-kms-key-id$/],
+    [
+      'data: {additionalCommandArgs: [--read-timeout, "60", -J, "4", "--max-archive-size=1GB"]}',
+      /: --read-timeout, -J, --max-archive-size$/,
+    ],
+    ['data: {additionalCommandArgs: [--encryption-scope, s]}', /: --encryption-scope$/],
+    ['data: {additionalCommandArgs: [canary-in-the-wrong-place]}', /: \(not an option\)$/],
+  ] as const)("what does nothing of barman's arguments is named, and no value: %s", ([fields, message]) => {
+    const said = warningsOf(`s3Credentials: {inheritFromIAMRole: true}\n${fields}`, 's3://b/p');
+    if (message === undefined) expect(said).toEqual([]);
+    else expect(said).toMatchObject([{ message: expect.stringMatching(message) }]);
+    expect(JSON.stringify(said)).not.toMatch(/canary|1GB/);
+  });
+
+  test.for([
+    [
+      'data: {additionalCommandArgs: [--sse-kms-key-id, k]}',
+      /neither data.encryption nor wal.encryption is aws:kms/,
+    ],
+    ['data: {additionalCommandArgs: [--addressing-style, fast]}', /expects one of auto, virtual, path/],
+    [
+      'data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id, k]}\nwal: {archiveAdditionalCommandArgs: [--sse-kms-key-id, l]}',
+      /different values/,
+    ],
+  ] as const)("barman's argument that can't be meant is refused: %s", ([fields, message]) => {
+    expect(errorsOf(`s3Credentials: {inheritFromIAMRole: true}\n${fields}`, 's3://b/p')).toMatchObject([
+      { message: expect.stringMatching(message) },
+    ]);
+  });
+
   test.for(['30', '0d', '30 d', '1y', ''])('retentionPolicy "%s" is refused', (text) => {
     const { problems } = loadText(
       clusterWithStore('', 'file:///b').replace(

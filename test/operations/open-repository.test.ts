@@ -82,6 +82,25 @@ describe('from a Cluster to its repository', () => {
   });
 
   test.for([
+    [
+      { data: { encryption: 'aws:kms', additionalCommandArgs: ['--sse-kms-key-id', 'arn:k'] } },
+      { kmsKeyId: 'arn:k' },
+    ],
+    [{ wal: { archiveAdditionalCommandArgs: ['--sse-kms-key-id=arn:k'] } }, { kmsKeyId: 'arn:k' }],
+    [
+      { wal: { restoreAdditionalCommandArgs: ['--addressing-style', 'virtual'] } },
+      { addressingStyle: 'virtual' },
+    ],
+    [{ data: { additionalCommandArgs: ['--kms-key-name', 'of Google'] } }, {}],
+  ] as const)('has what its arguments for barman say: %j', async ([change, found]) => {
+    const { config } = await resolveClusterAccess(
+      cluster({ destinationPath: 's3://b', ...change }),
+      secrets({}),
+    );
+    expect(config).toEqual({ kind: 's3', bucket: 'b', prefix: '', ...found });
+  });
+
+  test.for([
     ['no credentials', undefined],
     ['the role of the machine', { inheritFromIAMRole: true }],
   ] as const)('asks for no secret with %s', async ([, s3Credentials]) => {
