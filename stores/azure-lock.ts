@@ -2,12 +2,11 @@ import { isBackupError } from '../core/errors.ts';
 import type { ObjectLock } from '../core/object-lock.ts';
 import type { AzureConnection, AzurePlace } from './azure-client.ts';
 import { isFailure, NO_SUCH_BLOB } from './azure-errors.ts';
+import { believed } from './believed.ts';
 
 /** What of a container keeps blobs: all of them, or each for itself. */
 type Locking = { readonly all: ObjectLock } | 'each' | 'none';
 
-/** Locks can be placed on a container that exists. */
-const BELIEVED_MS = 5 * 60_000;
 const UNTOLD =
   'the store keeps it: locked by the immutability policy of its container, until a time that Azure does not tell';
 
@@ -19,13 +18,7 @@ export function createAzureLockReader(
   connection: AzureConnection,
   { root, named }: AzurePlace,
 ): (key: string, signal: AbortSignal) => Promise<ObjectLock | undefined> {
-  let known: { readonly at: number; readonly locking: Locking } | undefined;
-
-  async function ofContainer(signal: AbortSignal): Promise<Locking> {
-    if (known !== undefined && performance.now() - known.at < BELIEVED_MS) return known.locking;
-    known = { at: performance.now(), locking: await askContainer(signal) };
-    return known.locking;
-  }
+  const ofContainer = believed(askContainer);
 
   async function askContainer(signal: AbortSignal): Promise<Locking> {
     try {

@@ -1,13 +1,12 @@
 import type { ObjectLock } from '../core/object-lock.ts';
 import { isBackupError } from '../core/errors.ts';
+import { believed } from './believed.ts';
 import type { S3Connection, S3Place } from './s3-client.ts';
 import { isFailure } from './s3-errors.ts';
 
 /** Of a bucket: `unknown` when the key may not ask. */
 type Locking = 'on' | 'off' | 'unknown';
 
-/** Object lock can be switched on for a bucket that exists. */
-const BELIEVED_MS = 5 * 60_000;
 /** Words for "nothing of that kind is set". */
 const NONE = ['NoSuchObjectLockConfiguration', 'ObjectLockConfigurationNotFoundError'];
 const UNSEEN =
@@ -22,14 +21,8 @@ export function createS3LockReader(
   connection: S3Connection,
   { Bucket, root, named }: S3Place,
 ): (key: string, signal: AbortSignal) => Promise<ObjectLock | undefined> {
-  let known: { readonly at: number; readonly locking: Locking } | undefined;
+  const ofBucket = believed(askBucket);
   let seesLocks: boolean | undefined;
-
-  async function ofBucket(signal: AbortSignal): Promise<Locking> {
-    if (known !== undefined && performance.now() - known.at < BELIEVED_MS) return known.locking;
-    known = { at: performance.now(), locking: await askBucket(signal) };
-    return known.locking;
-  }
 
   async function askBucket(signal: AbortSignal): Promise<Locking> {
     try {

@@ -129,6 +129,12 @@ export function describeObjectStore(name: string, open: () => Promise<StoreUnder
         expect((await listed('told')).map(({ sizeBytes }) => sizeBytes)).toEqual([5]);
       });
 
+      it('D7: says of no lock what has none, and what is not there', async () => {
+        await store.put('unlocked', text('x'), options);
+        for (const key of ['unlocked', 'not-there'])
+          expect(await store.lockOf?.(key, options)).toBeUndefined();
+      });
+
       it('takes encryption and tags, wherever the store does not have them', async () => {
         await store.put('tagged', text('x'), {
           signal,
