@@ -275,3 +275,28 @@ describe('their starters', () => {
     );
   });
 });
+
+describe('a bucket that this host has no identity for', () => {
+  const env = {
+    AWS_EC2_METADATA_DISABLED: 'true',
+    AWS_CONFIG_FILE: '/nowhere',
+    AWS_SHARED_CREDENTIALS_FILE: '/nowhere',
+    AWS_DEFAULT_REGION: 'eu-west-1',
+  };
+  const says = expect.stringMatching(/^walkeep: [^\n]*AWS gave this host \(.*\) no credentials[^\n]*\n$/);
+
+  it('A5, C3: is 1 to archive_command, 200 to a recovery, and 100 to a standby, with what to do', async () => {
+    write(nth(1));
+    const place = ['s3://bucket/p', 'srv'];
+    expect(await run('archive', [...place, `pg_wal/${nth(1)}`], env)).toMatchObject({
+      code: 1,
+      stderr: says,
+    });
+    const fetching = [...place, nth(1), TARGET];
+    expect(await run('restore', fetching, env)).toMatchObject({ code: 200, stderr: says });
+    writeFileSync(join(pgdata, 'standby.signal'), '');
+    const { code, stderr } = await run('restore', fetching, env);
+    expect(code).toBe(100);
+    expect(stderr).toMatch(/instance profile/);
+  });
+});
