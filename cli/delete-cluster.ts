@@ -3,10 +3,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { createScheduleService } from '../workers/schedule-ports.ts';
 import { clusterWorkflowId, scheduleId, sweepWorkflowId } from '../workflows/interface.ts';
-import { RESOURCE } from './apply.ts';
 import { EXIT } from './exit-codes.ts';
 import type { Host } from './host.ts';
 import { note } from './output.ts';
+import { RESOURCE } from './resource-lines.ts';
 import type { TemporalClient } from './temporal-client.ts';
 
 const POLL_MS = 500;

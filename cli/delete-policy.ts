@@ -1,7 +1,7 @@
 import { isBackupError } from '../core/errors.ts';
 import type { BackupPolicyManifest } from '../manifests/backup-policy.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
-import { applyToKeeper } from './apply.ts';
+import { applyToKeeper } from './apply-to-keeper.ts';
 import { requireYes } from './confirm.ts';
 import type { Host } from './host.ts';
 import { askKeeper, refuseUnheard } from './keeper-answer.ts';

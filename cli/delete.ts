@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { createScheduleService } from '../workers/schedule-ports.ts';
 import type { RemovedObject } from '../workflows/interface.ts';
-import { applyToKeeper, RESOURCE } from './apply.ts';
+import { applyToKeeper } from './apply-to-keeper.ts';
 import { removeCluster } from './delete-cluster.ts';
 import { removeObjectStore } from './delete-object-store.ts';
 import { removePolicy } from './delete-policy.ts';
@@ -11,6 +11,7 @@ import { withHost, type Host } from './host.ts';
 import { askKeeper, refuseUnheard } from './keeper-answer.ts';
 import { knownClusters } from './keepers.ts';
 import { namespaceOption, stateOption } from './options.ts';
+import { RESOURCE } from './resource-lines.ts';
 
 interface DeleteOptions {
   readonly namespace: string;

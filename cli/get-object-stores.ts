@@ -5,11 +5,11 @@ import { objectStoreReferences } from '../manifests/object-store-references.ts';
 import type { ObjectStoreManifest } from '../manifests/object-store-resource.ts';
 import { storeReferences } from '../manifests/secret-references.ts';
 import type { Listed } from '../operations/state-directory.ts';
-import { RESOURCE } from './apply.ts';
 import { exitCodeFor } from './exit-codes.ts';
 import { listClusters, withHost, type Host } from './host.ts';
 import { namespaceOption, outputOption, stateOption } from './options.ts';
 import { formatTable, note } from './output.ts';
+import { RESOURCE } from './resource-lines.ts';
 
 interface GetObjectStoresOptions {
   readonly namespace: string;
