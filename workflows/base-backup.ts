@@ -122,8 +122,8 @@ export async function baseBackup(input: walkeep.BaseBackupInput): Promise<Backup
         error: isCancellation(error) ? 'cancelled' : messageOf(ended),
         stoppedAt: now(),
       };
-      if (facts) await writeDown(request, facts, run.status);
-      await conclude(request, facts, run, show);
+      const isWritten = !facts || (await writeDown(request, facts, run.status));
+      await conclude(request, facts, run, show, isWritten);
       await condition(allHandlersFinished);
     });
     throw ended;
@@ -323,8 +323,12 @@ function copyWork(request: BackupRequest, pace: Pace, instance: string, deadline
   });
 }
 
-/** The outcome record that outlives Temporal; a run that can't write it still ends. */
-async function writeDown(request: BackupRequest, facts: ClusterFacts, status: BackupStatus): Promise<void> {
+/** The outcome record that outlives Temporal; a run that can't write it still ends. @returns whether it was written */
+async function writeDown(
+  request: BackupRequest,
+  facts: ClusterFacts,
+  status: BackupStatus,
+): Promise<boolean> {
   const { recordOutcome } = proxyActivities<BaseBackupActivities>({
     taskQueue: walkeep.clusterQueue(request.namespace, request.cluster),
     summary: 'write down how it ended',
@@ -334,8 +338,10 @@ async function writeDown(request: BackupRequest, facts: ClusterFacts, status: Ba
   });
   try {
     await recordOutcome({ ...referenceOf(request, facts), status, ...metadataOf(request) });
+    return true;
   } catch (error) {
     log.warn(`the outcome could not be written into the repository: ${String(error)}`);
+    return false;
   }
 }
 
@@ -344,16 +350,18 @@ async function conclude(
   facts: ClusterFacts | undefined,
   run: BackupRun,
   show: () => void,
+  isWritten = true,
 ): Promise<void> {
   delete run.trouble;
   makeFindable(facts?.instance.searchAttributes ?? false, { phase: run.status.phase });
   show();
-  await tellKeeper(request, run.status);
+  await tellKeeper(request, run.status, isWritten);
 }
 
-async function tellKeeper(request: BackupRequest, status: BackupStatus): Promise<void> {
+async function tellKeeper(request: BackupRequest, status: BackupStatus, isWritten = true): Promise<void> {
   try {
-    await keeperOf(request).signal(walkeep.backupSignal, { backupName: request.backupName, status });
+    const news = { backupName: request.backupName, status, ...(!isWritten && { unwritten: true as const }) };
+    await keeperOf(request).signal(walkeep.backupSignal, news);
   } catch (error) {
     if (isCancellation(error)) throw error;
     // No keeper: the run was started by hand, or Temporal lost it. The repository has the record.

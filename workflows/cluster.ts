@@ -179,7 +179,8 @@ class Keeper {
     );
     setHandler(
       walkeep.backupSignal,
-      ({ backupName, status }) => this.#become(keeper.noteBackup(this.state, backupName, status, now())),
+      ({ backupName, status, unwritten }) =>
+        this.#become(keeper.noteBackup(this.state, backupName, status, now(), unwritten)),
       { description: 'A Backup tells how it stands.' },
     );
     setHandler(walkeep.archivingSignal, (report) => this.#become(keeper.noteArchiving(this.state, report)), {
@@ -343,6 +344,7 @@ class Keeper {
     if (!this.state.careful) return true;
     // One hold that can't be placed takes minutes to fail; the others would fail for the same reason.
     if (kind === 'hold') return !(Date.parse(this.state.agenda?.holdsNotBefore ?? '') > Date.now());
+    if (kind === 'outcome') return !(Date.parse(this.state.agenda?.outcomesNotBefore ?? '') > Date.now());
     return kind !== 'sweep' || adoption.doubtOf(this.state) === undefined;
   }
 
@@ -362,6 +364,8 @@ class Keeper {
         return this.#after(duties.auditSlots(this.#own, state, work));
       case 'hold':
         return this.#after(duties.placeHold(this.#own, state, work));
+      case 'outcome':
+        return this.#after(duties.writeOutcome(this.#own, state, work));
       case 'gap-backup':
         log.warn('the archive has a hole that nobody can fill: a base backup begins a new window');
         this.state = agenda.noteAgenda(keeper.queueGapBackup(state, work.name), { gapBackupAt: now() });

@@ -225,6 +225,8 @@ export interface SlotNews {
 export interface BackupNews {
   readonly backupName: string;
   readonly status: BackupStatus;
+  /** It has ended, and how could not be written into the repository. */
+  readonly unwritten?: true;
 }
 
 // baseBackup

@@ -7,6 +7,7 @@ import { cutText } from '../core/short-text.ts';
 import { doubtOf } from './keeper-adoption.ts';
 import { unmadeHolds } from './keeper-holds.ts';
 import { LIMITS } from './keeper-limits.ts';
+import { unwrittenOutcomes } from './keeper-outcomes.ts';
 import type { Agenda, KeeperState, KnownSchedule } from './keeper-state.ts';
 
 /** How often the keeper does things. In ms. */
@@ -30,6 +31,7 @@ export type DueWork =
       readonly backupId: string;
       readonly reason: string | null;
     }
+  | { readonly kind: 'outcome'; readonly name: string }
   | { readonly kind: 'slots'; readonly schedule: string; readonly since: string; readonly until: string };
 
 const HOUR = 3_600_000;
@@ -101,6 +103,7 @@ function plannedWork(state: KeeperState, now: number, pace: KeeperPace): Planned
     ...plannedSweep(state, pace),
     ...plannedVerifications(state, now),
     ...plannedSlots(state, now, pace),
+    ...plannedOutcomes(state, now),
   ];
 }
 
@@ -121,6 +124,11 @@ function plannedSchedules(state: KeeperState, now: number): PlannedWork[] {
 function plannedHolds(state: KeeperState, now: number): PlannedWork[] {
   const at = Math.max(now, time(state.agenda?.holdsNotBefore));
   return unmadeHolds(state).map((hold) => ({ work: { kind: 'hold', ...hold }, at }));
+}
+
+function plannedOutcomes(state: KeeperState, now: number): PlannedWork[] {
+  const at = Math.max(now, time(state.agenda?.outcomesNotBefore));
+  return unwrittenOutcomes(state).map((name) => ({ work: { kind: 'outcome', name }, at }));
 }
 
 function plannedGapBackup(state: KeeperState, now: number): PlannedWork[] {

@@ -3,9 +3,16 @@ import { cutText } from '../core/short-text.ts';
 import { troubleOf } from './failures.ts';
 import { clusterQueue } from './interface.ts';
 import * as agenda from './keeper-agenda.ts';
-import { clusterErrands, holdErrands, rethrowCancellation, type Own } from './keeper-errands.ts';
+import {
+  clusterErrands,
+  holdErrands,
+  outcomeErrands,
+  rethrowCancellation,
+  type Own,
+} from './keeper-errands.ts';
 import { giveUpHold, noteHold } from './keeper-holds.ts';
 import { LIMITS } from './keeper-limits.ts';
+import { noteWritten, outcomeOf } from './keeper-outcomes.ts';
 import type { KeeperState } from './keeper-state.ts';
 
 /** What came of a duty, to be put into the state as it is by then. */
@@ -64,6 +71,29 @@ export async function placeHold(
     const failures = kept?.holdFailures ?? 0;
     const holdsNotBefore = againAt(failures);
     return (now) => agenda.noteAgenda(now, { holdsNotBefore, holdProblem, holdFailures: failures + 1 });
+  }
+}
+
+/** Writes how a Backup ended, where its run could not. Whatever the repository says of that name by now stays. */
+export async function writeOutcome(
+  own: Own,
+  { manifest, ended, agenda: kept }: KeeperState,
+  { name }: Extract<agenda.DueWork, { kind: 'outcome' }>,
+): Promise<Change> {
+  const one = ended.find((backup) => backup.name === name);
+  if (!one) return (now) => now;
+  try {
+    const input = { ...own, manifest, backupName: name, status: outcomeOf(one) };
+    await outcomeErrands(own, name).recordOutcome(input);
+    return (now) => noteWritten(now, name);
+  } catch (error) {
+    rethrowCancellation(error);
+    log.warn(
+      `how ${name} ended could not be written into the repository; it is tried again: ${String(error)}`,
+    );
+    const failures = kept?.outcomeFailures ?? 0;
+    const outcomesNotBefore = againAt(failures);
+    return (now) => agenda.noteAgenda(now, { outcomesNotBefore, outcomeFailures: failures + 1 });
   }
 }
 

@@ -59,7 +59,7 @@ export function holdErrands({ namespace, cluster }: Own, summary: string) {
 export function outcomeErrands({ namespace, cluster }: Own, backupName: string) {
   return proxyActivities<BaseBackupActivities>({
     taskQueue: clusterQueue(namespace, cluster),
-    summary: `how did ${backupName} end?`,
+    summary: `how ${backupName} ended`,
     scheduleToStartTimeout: '15 seconds',
     startToCloseTimeout: '1 minute',
     scheduleToCloseTimeout: '2 minutes',

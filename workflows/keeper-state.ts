@@ -104,6 +104,9 @@ export interface Agenda {
   readonly holdProblem?: string;
   /** How often in a row none could. */
   readonly holdFailures?: number;
+  /** When outcomes are written again, after one could not be, and how often in a row none could. */
+  readonly outcomesNotBefore?: string;
+  readonly outcomeFailures?: number;
   /** The last Backup that was asked for because the archive has a hole. */
   readonly gapBackupAt?: string;
 }
@@ -144,6 +147,8 @@ export interface EndedBackup extends KnownBackup {
   readonly held?: string;
   /** Why it can never be made true. */
   readonly holdProblem?: string;
+  /** How it ended is not in the repository yet. */
+  readonly unwritten?: true;
 }
 
 /** The state of a keeper that was started with `manifest`. @throws BackupError `manifest-invalid` */
@@ -377,7 +382,13 @@ export function markBegun(state: KeeperState, name: string): KeeperState {
 }
 
 /** A Backup told how it stands. One that was started by hand is listed when it has ended. */
-export function noteBackup(state: KeeperState, name: string, status: BackupStatus, at: string): KeeperState {
+export function noteBackup(
+  state: KeeperState,
+  name: string,
+  status: BackupStatus,
+  at: string,
+  unwritten = false,
+): KeeperState {
   const queued = state.backups.find((one) => one.name === name);
   if (!isTerminalPhase(status.phase)) {
     const { phase, startedAt } = status;
@@ -401,6 +412,7 @@ export function noteBackup(state: KeeperState, name: string, status: BackupStatu
     ...(status.error !== undefined && { error: cutText(status.error, LIMITS.textBytes) }),
     ...(hold !== undefined && { hold }),
     ...(held !== undefined && { held }),
+    ...(unwritten && { unwritten: true as const }),
   };
   const stoppedAt = status.stoppedAt ?? at;
   const last = status.phase === 'completed' ? 'lastSuccessfulBackup' : 'lastFailedBackup';

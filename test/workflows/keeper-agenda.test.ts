@@ -16,6 +16,7 @@ import {
   schedulesFingerprint,
   withAgenda,
 } from '../../workflows/keeper-agenda.ts';
+import { noteWritten } from '../../workflows/keeper-outcomes.ts';
 import {
   applyTo,
   newKeeper,
@@ -88,6 +89,22 @@ describe('what the keeper does when', () => {
     );
     expect(kinds(backedUp, at(BORN) + 91 * MINUTE)).not.toContain('sweep');
     expect(kinds(backedUp, at(BORN) + 120 * MINUTE)).toContain('sweep');
+  });
+
+  it('F2: how a Backup ended is written until it is written, later and later, and not for ever at once', () => {
+    const failed = { phase: 'failed', error: 'denied', stoppedAt: BORN } as const;
+    expect(kinds(noteBackup(keeper(), 'b', failed, BORN), at(BORN) + HOUR)).not.toContain('outcome');
+    const open = noteBackup(keeper(), 'b', failed, BORN, true);
+    expect(dueWork(open, at(BORN), keeperPace(open))).toContainEqual({ kind: 'outcome', name: 'b' });
+    const putOff = noteAgenda(open, { outcomesNotBefore: rfc(at(BORN) + HOUR), outcomeFailures: 1 });
+    expect(kinds(putOff, at(BORN) + 59 * MINUTE)).not.toContain('outcome');
+    expect(nextWorkAt(putOff, at(BORN), keeperPace(putOff))).toBeLessThanOrEqual(at(BORN) + HOUR);
+    expect(kinds(putOff, at(BORN) + HOUR)).toContain('outcome');
+    const done = noteWritten(putOff, 'b');
+    expect(kinds(done, at(BORN) + HOUR)).not.toContain('outcome');
+    expect(done.agenda).not.toHaveProperty('outcomesNotBefore');
+    // A run of the same name that could write it has the last word.
+    expect(kinds(noteBackup(open, 'b', failed, BORN), at(BORN) + HOUR)).not.toContain('outcome');
   });
 
   it('A6: a hole that nobody can fill asks for one Backup, and not for another while that one runs', () => {
