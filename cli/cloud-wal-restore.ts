@@ -84,6 +84,7 @@ async function restore(args: CloudArguments): Promise<CloudOutcome> {
   const repository = await openCloudPlace(place);
   const ports = {
     repository: () => Promise.resolve(repository),
+    asksAgain: existsSync('standby.signal'),
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   };
   const found = await fetch(ports, name, resolve(destination), !args.has('--no-partial'));

@@ -46,6 +46,7 @@ async function fetch(argv: readonly string[]): Promise<number> {
   const ports = {
     repository: () => Promise.resolve(repository),
     plan,
+    asksAgain: existsSync('standby.signal'),
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   };
   const found = await fetchWal(ports, name, resolve(destination), { signal: new AbortController().signal });

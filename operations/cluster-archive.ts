@@ -94,7 +94,7 @@ export function createWalFetcher(
   ports: ClusterArchivePorts & { readonly pgdata: string; readonly source: ArchiveSource },
 ): (fileName: string, destination: string, options: { readonly signal: AbortSignal }) => Promise<FetchedWal> {
   let recovery: { readonly text: string; readonly source: Promise<FetchSource> } | undefined;
-  const open = async (): Promise<FetchSource> => {
+  const open = async (): Promise<FetchSource & { readonly asksAgain?: boolean }> => {
     // what a restore left lies there for ever; it counts only while its recovery goes on
     const isRecovery = existsSync(join(ports.pgdata, 'recovery.signal'));
     const file = isRecovery ? await readRecoveryFile(join(ports.pgdata, RECOVERY_FILE)) : undefined;
@@ -104,7 +104,7 @@ export function createWalFetcher(
         hint: 'the full client in restore_command fetches by itself',
       });
     }
-    if (!file) return { repository: (await ports.source.current()).repository };
+    if (!file) return { repository: (await ports.source.current()).repository, asksAgain: true };
     const text = JSON.stringify(file);
     if (recovery?.text !== text) {
       recovery = { text, source: openRecoverySource(file, ports.resolver) };
@@ -113,7 +113,8 @@ export function createWalFetcher(
     return recovery.source;
   };
   return async (fileName, destination, options) => {
-    const { repository, plan } = await open();
-    return fetchWal({ repository: () => Promise.resolve(repository), plan }, fileName, destination, options);
+    const { repository, plan, asksAgain = false } = await open();
+    const ports = { repository: () => Promise.resolve(repository), plan, asksAgain };
+    return fetchWal(ports, fileName, destination, options);
   };
 }

@@ -43,6 +43,8 @@ export interface FetchPlan {
 export interface FetchWalPorts {
   repository(): Promise<Repository>;
   readonly plan?: FetchPlan | undefined;
+  /** A standby: what is absent ends nothing, and is asked for again in seconds. */
+  readonly asksAgain?: boolean;
   /** How long transient failures are retried, in milliseconds. Giving up stops a recovery, so it is long. */
   readonly deadlineMs?: number;
   /** Milliseconds before the first retry; it doubles up to ten times as much. */
@@ -94,7 +96,11 @@ export async function fetchWal(
       (error) => (failure = error),
       async () => {
         const repository = await unlessAborted(ports.repository(), signal);
-        return unlessAborted(new Fetch(repository, ports.plan, signal).fetch(file, destination), signal);
+        const fetch = new Fetch(repository, ports.plan, signal);
+        const listed = await unlessAborted(fetch.listed(file, destination), signal);
+        // A listing may be late, and this answer ends a recovery: before it is given, each name is asked for by itself.
+        if (listed.outcome !== 'absent' || ports.asksAgain === true) return listed;
+        return unlessAborted(fetch.named(file, destination), signal);
       },
     );
   } catch (error) {
@@ -149,15 +155,12 @@ class Fetch {
     this.#signal = signal;
   }
 
-  async fetch(file: WalFile, destination: string): Promise<FetchedWal> {
-    const answer = await this.#listed(file, destination);
-    // A listing may be late, and this answer ends a recovery: before it is given, each name is asked for by itself.
-    if (answer.outcome !== 'absent' || !(await this.#take(file.name, file, destination, findWalByName)))
-      return answer;
-    return { outcome: 'fetched' };
+  async named(file: WalFile, destination: string): Promise<FetchedWal> {
+    const isThere = await this.#take(file.name, file, destination, findWalByName);
+    return { outcome: isThere ? 'fetched' : 'absent' };
   }
 
-  async #listed(file: WalFile, destination: string): Promise<FetchedWal> {
+  async listed(file: WalFile, destination: string): Promise<FetchedWal> {
     if (await this.#take(file.name, file, destination)) return { outcome: 'fetched' };
     if (file.kind === 'history') return this.#withoutHistory(file);
     if (file.kind !== 'segment') return { outcome: 'absent' };

@@ -60,6 +60,28 @@ function fetch(fileName: string, ports: Partial<FetchWalPorts> & { faults?: read
 const fetched = () => readFileSync(join(directory, 'RECOVERYXLOG'));
 const leftovers = () => readdirSync(directory);
 
+/** Shows nothing in listings: what it has is there by its name alone. */
+const late = (inner: ObjectStore): ObjectStore => ({
+  ...inner,
+  list: async function* () {},
+  folders: async function* () {},
+});
+
+describe('what no listing shows yet', () => {
+  it('C3, fault 23: is asked for by its name before a recovery hears that it is absent', async () => {
+    await put(name(1, 3));
+    const repository = async () => createRepository(late(store), 'pg');
+    expect(await fetch(name(1, 3), { repository })).toEqual({ outcome: 'fetched' });
+  });
+
+  it('C3: is left for the next time on a standby, which asks every few seconds for what is not there', async () => {
+    await put(name(1, 3));
+    const repository = async () => createRepository(late(store), 'pg');
+    expect(await fetch(name(1, 3), { repository, asksAgain: true })).toEqual({ outcome: 'absent' });
+    expect(await fetch(name(1, 3), { asksAgain: true })).toEqual({ outcome: 'fetched' });
+  });
+});
+
 describe('what is there', () => {
   test.for<Codec>(['none', 'gzip', 'lz4', 'zstd'])('C3: is put in place whole, from %s', async (codec) => {
     await put(name(1, 3), makeSegment(name(1, 3)), codec);
