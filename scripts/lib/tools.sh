@@ -290,16 +290,74 @@ install_barman() {
   SERVERS_PYTHON=$(servers_python) || fail "barman-cloud needs a Python 3 that PostgreSQL's user can run: apt-get install python3"
   rm -rf "${programs%/bin}" # made with a Python that this user can't run
   step "barman-cloud $BARMAN_VERSION in a Python environment of its own (about a minute)" "$WALKEEP_CACHE/logs/barman.log" \
-    install_once "barman-$BARMAN_VERSION-clouds" build_barman
+    install_once "barman-$BARMAN_VERSION-clouds" build_barman "$BARMAN_VERSION" "cloud,azure,google,snappy,lz4,zstandard"
 }
 
+# The other releases that scripts/conformance reads and writes with, beside the one above. Without the right Python a
+# release is left out, and the matrix says so; CI may not.
+install_other_barmans() {
+  install_other_barman "$BARMAN_OLD_VERSION" "cloud,azure,google,snappy" ""
+  install_other_barman "$BARMAN_NEW_VERSION" "cloud,azure,google,snappy,lz4,zstandard" "$BARMAN_NEW_PYTHON"
+}
+
+# install_other_barman VERSION EXTRAS PYTHON   PYTHON is the oldest that this release accepts, such as 3.12; "" is any.
+install_other_barman() {
+  local version=$1 extras=$2 python=$3
+  [ ! -x "$WALKEEP_CACHE/barman-$version-clouds/bin/barman-cloud-backup" ] || return 0
+  find_pip
+  if ! SERVERS_PYTHON=$(servers_python "$python"); then
+    [ -z "${CI:-}" ] || fail "barman-cloud $version needs a Python of $python or newer: apt-get install python3"
+    say "  barman-cloud $version: this host has no Python of ${python:-3} or newer, so the matrix leaves it out"
+    return 0
+  fi
+  step "barman-cloud $version in a Python environment of its own (about a minute)" "$WALKEEP_CACHE/logs/barman-$version.log" \
+    install_once "barman-$version-clouds" build_barman "$version" "$extras"
+}
+
+# servers_python [OLDEST]
 # Prints a Python for what PostgreSQL itself calls: root's own (a pyenv below /root) is closed to PostgreSQL's user.
 servers_python() {
-  local candidate
-  for candidate in $(type -aP python3) /usr/bin/python3; do
+  local candidate oldest=${1:-}
+  for candidate in $(type -aP python3) /usr/bin/python3 $([ -z "$oldest" ] || newer_pythons); do
+    is_python_since "$candidate" "$oldest" || continue
     servers_user_runs "$candidate" && echo "$candidate" && return 0
+    [ -n "$oldest" ] && copied_python "$candidate" && return 0
   done
   return 1
+}
+
+# Those of a pyenv are looked for where they lie: its own commands answer for the one that is switched on only.
+newer_pythons() {
+  type -aP python3.14 python3.13 python3.12 || true
+  ls "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 2>/dev/null || true
+}
+
+is_python_since() {
+  [ -x "$1" ] || return 1
+  [ -n "$2" ] || return 0
+  newer_or_same "$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" "$2"
+}
+
+# Prints a copy in the cache of a whole Python that the server's user can't reach, such as one in root's pyenv.
+copied_python() {
+  local prefix name
+  prefix=$("$1" -c 'import sys; print(sys.base_prefix)') && [ "$prefix" != /usr ] || return 1
+  name=python-$("$1" -c 'import platform; print(platform.python_version())') || return 1
+  install_once "$name" copy_python "$prefix" >&2 && servers_user_runs "$WALKEEP_CACHE/$name/bin/python3" &&
+    echo "$WALKEEP_CACHE/$name/bin/python3"
+}
+
+# A Python with a library of its own names the folder of that in its program: the copy has to look beside itself.
+copy_python() {
+  cp -R "$1/bin" "$1/lib" "$2/" && rm -rf "$2"/lib/python3*/test && chmod -R a+rX "$2" &&
+    python3 -c '
+import os, sys
+program, folder = os.path.realpath(sys.argv[1]), sys.argv[2].encode()
+beside = b"$ORIGIN/../lib"
+content = open(program, "rb").read()
+if folder + b"\0" in content and len(folder) >= len(beside):
+    open(program, "wb").write(content.replace(folder + b"\0", beside.ljust(len(folder) + 1, b"\0")))
+' "$2/bin/python3" "$1/lib"
 }
 
 # Whether the user that PostgreSQL runs as can run this Python.
@@ -313,13 +371,14 @@ servers_user_runs() {
 
 # A venv remembers where it was made, in the first line of each command: that is put right before it is moved there.
 # Debian without python3-venv has no ensurepip, so the pip that was found installs into it from outside.
+# build_barman VERSION EXTRAS INTO
 build_barman() {
-  local final=$WALKEEP_CACHE/barman-$BARMAN_VERSION-clouds
-  "$SERVERS_PYTHON" -m venv --without-pip "$1" || return 1
+  local final=$WALKEEP_CACHE/barman-$1-clouds
+  "$SERVERS_PYTHON" -m venv --without-pip "$3" || return 1
   # shellcheck disable=SC2086
-  $PIP --python "$1/bin/python" install --quiet --disable-pip-version-check --retries 5 \
-    "barman[cloud,azure,google,snappy,lz4,zstandard]==$BARMAN_VERSION" || return 1
-  grep -rlIF "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
+  $PIP --python "$3/bin/python" install --quiet --disable-pip-version-check --retries 5 \
+    "barman[$2]==$1" || return 1
+  grep -rlIF "$3" "$3/bin" | xargs sed -i "s|$3|$final|g"
 }
 
 # --- what was found, for tests and scripts ---------------------------------------------------------------------
@@ -338,6 +397,8 @@ write_tools() {
     tool fake-gcs-server "$WALKEEP_CACHE/fake-gcs-server-$FAKE_GCS_VERSION/fake-gcs-server"
     tool tctl "$WALKEEP_CACHE/tctl-$TCTL_VERSION/tctl"
     tool barman "$WALKEEP_CACHE/barman-$BARMAN_VERSION-clouds/bin"
+    tool "barman-$BARMAN_OLD_VERSION" "$WALKEEP_CACHE/barman-$BARMAN_OLD_VERSION-clouds/bin"
+    tool "barman-$BARMAN_NEW_VERSION" "$WALKEEP_CACHE/barman-$BARMAN_NEW_VERSION-clouds/bin"
     printf '  "postgres": {'
     while read -r major bin; do
       printf '%s\n    "%s": "%s"' "$separator" "$major" "$bin"
