@@ -7,6 +7,7 @@ import { formatDescription } from '../../cli/repository-show.ts';
 import { formatSurvey } from '../../cli/repository-list.ts';
 import type { RepositoryDescription } from '../../operations/describe-repository.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
+import { readStoreRecord } from '../../repository/store-record.ts';
 import { createFilesystemStore } from '../../stores/filesystem.ts';
 import { putBenchWal, putFourBackups } from '../operations/sweep-bench.ts';
 import { applyTestCluster } from '../support/applied-cluster.ts';
@@ -142,6 +143,22 @@ spec:
     expect(parse(stdout, { version: '1.1' })).toMatchObject({
       store: { ifAbsent: 'yes', versioning: 'off' },
     });
+  });
+
+  it('E3: status names a store that does not create only, and no other', async () => {
+    vi.stubEnv('TEMPORAL_ADDRESS', '127.0.0.1:1');
+    const status = async () => {
+      [out, errors] = [[], []];
+      expect(await runProgram(['status', 'pg', '--state', state])).toBe(0);
+      return out.join('');
+    };
+    await walkeep('check', 'pg');
+    expect(await status()).not.toContain('Weak store');
+    const key = 'pg/walkeep/store.json';
+    const record = (await readStoreRecord(r, signal)) ?? {};
+    await r.store.put(key, Buffer.from(JSON.stringify({ ...record, ifAbsent: 'no' })), { signal });
+    expect(await status()).toMatch(/Weak store: +it replaces an object that is only to be created/);
+    vi.unstubAllEnvs();
   });
 
   it('S2: names of others can’t write to the terminal', async () => {
