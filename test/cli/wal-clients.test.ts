@@ -2,6 +2,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { formatRecoveryFile } from '../../operations/recovery-file.ts';
+import { compressBytes } from '../../streams/codec.ts';
 import { applyTestCluster } from '../support/applied-cluster.ts';
 import { runProcess, type Outcome } from '../support/processes.ts';
 import { makeTempDir } from '../support/temp.ts';
@@ -93,6 +94,22 @@ describe('walkeep wal-push', () => {
     },
   );
 
+  it('A3, fault 25: exits 0 when the archive’s copy was damaged and is healed, and says so in one line', async () => {
+    segment(1);
+    await push(1);
+    const path = join(archive, `pg/wals/0000000100000000/${nth(1)}.zst`);
+    const [whole, other] = [
+      readFileSync(path),
+      await compressBytes('zstd', makeSegment(nth(1), { seed: 2 })),
+    ];
+    writeFileSync(path, other);
+    const { code, stderr } = await push(1);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(oneLine);
+    expect(stderr).toContain(`${nth(1)}.zst was damaged in the archive and was replaced`);
+    expect(readFileSync(path).equals(whole)).toBe(true);
+  });
+
   it('A5: exits 1 when the archive is no directory', async () => {
     segment(1);
     rmSync(archive, { recursive: true });
@@ -141,6 +158,16 @@ describe('walkeep wal-fetch', () => {
     bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;
     writeFileSync(path, bytes);
     expect(await fetch(4)).toMatchObject({ code: 200 });
+    expect(existsSync(join(pgdata, TARGET))).toBe(false);
+  });
+
+  it('C3, fault 25: what can be read and is not what was archived is 200, and leaves nothing', async () => {
+    const path = join(archive, `pg/wals/0000000100000000/${nth(4)}.zst`);
+    writeFileSync(path, await compressBytes('zstd', makeSegment(nth(4), { seed: 2 })));
+    const { code, stderr } = await fetch(4);
+    expect(code).toBe(200);
+    expect(stderr).toMatch(oneLine);
+    expect(stderr).toMatch(/SHA-256 they were archived with; walkeep audit CLUSTER --repair/);
     expect(existsSync(join(pgdata, TARGET))).toBe(false);
   });
 

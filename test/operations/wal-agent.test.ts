@@ -156,6 +156,21 @@ describe('the archiving agent', () => {
     expect(await push(nth(1))).toMatch(new RegExp(`^walkeep failed ${nth(1)} wal-conflict: [^\n]+\n$`));
   });
 
+  it('A3, fault 25: a copy that was damaged is replaced, counted, and told of', async () => {
+    const alerts: string[] = [];
+    ready(nth(1));
+    await start();
+    expect((await push(nth(1))).trim()).toBe(`walkeep archived ${nth(1)}`);
+    const key = `pg/wals/0000000100000000/${nth(1)}`;
+    const metadata = await (await store.get(key, { signal }))?.metadata();
+    await store.put(key, makeSegment(nth(1), { seed: 2 }), { signal, ...(metadata && { metadata }) });
+    await agents.pop()?.stop({ drainMs: 0 });
+    const agent = await start({}, { alert: (message) => void alerts.push(message) });
+    expect((await push(nth(1))).trim()).toBe(`walkeep archived ${nth(1)}`);
+    expect(alerts).toEqual([expect.stringContaining(`${key} was damaged`)]);
+    expect((await agent.status()).uploads).toMatchObject({ files: 1, repaired: 1, failed: 0 });
+  });
+
   it('S2: names are parsed before anything is opened, and a hostile one can not forge an answer', async () => {
     await start();
     for (const name of ['../../etc/passwd', 'x', '', `${nth(1)}%0Awalkeep%20archived%20${nth(1)}`]) {

@@ -23,7 +23,15 @@ function status(more: Partial<WalAgentStatus> = {}): WalAgentStatus {
     pid: 1,
     startedAt: '2026-11-24T01:00:00Z',
     answers: { archived: 3, archivedAhead: 1, failed: 1, fetched: 0, absent: 0, fetchFailed: 0 },
-    uploads: { files: 3, failed: 1, plainBytes: 48 << 20, storedBytes: 1000, repaired: 0, running: 0, ahead: 0 },
+    uploads: {
+      files: 3,
+      failed: 1,
+      plainBytes: 48 << 20,
+      storedBytes: 1000,
+      repaired: 2,
+      running: 0,
+      ahead: 0,
+    },
     pushLatency: { upToMs: [5, 10], counts: [1, 2], count: 3, sumMs: 40 },
     ...more,
   };
@@ -90,6 +98,7 @@ describe('metrics and health', () => {
       );
       expect(text).toMatch(/walkeep_archive_push_duration_seconds_bucket\{le="0.005",.*\} 1/);
       expect(text).toMatch(/walkeep_archive_push_duration_seconds_count\{.*\} 3/);
+      expect(text).toMatch(/walkeep_archive_repaired_total\{.*\} 2/);
       expect(text).toMatch(/walkeep_temporal_connected\{.*\} 0/);
     }
   });
