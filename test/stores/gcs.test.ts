@@ -131,6 +131,33 @@ describe('a body', () => {
     expect(given).toBeLessThan(content.length);
   });
 
+  it('is asked for its metadata only when somebody wants it, and that of the very generation', async () => {
+    await start(({ name, query, headers }, response) => {
+      if (name === 'get k') serve(response, headers.range, 1e9, () => response.end());
+      else if (query.get('generation') === '7')
+        answer(response, 200, { metadata: { a: 'x', 'walkeep-put': 'y' } });
+      else answer(response, 200, { metadata: { a: 'of another' } });
+    });
+    const body = await double.store().get('k', options);
+    expect((await collectBytes(body!, 1e9)).equals(content)).toBe(true);
+    expect(double.calls()).toEqual(['get k']);
+    expect(await body!.metadata()).toEqual({ a: 'x' });
+    expect(double.calls()).toEqual(['get k', 'look k']);
+  });
+
+  it('whose generation is gone when its metadata is wanted is object-missing, and not without any', async () => {
+    await start(({ name, headers }, response) => {
+      if (name === 'get k') serve(response, headers.range, 1e9, () => response.end());
+      else refuse(response, 404, 'notFound', 'No such object: bucket/k');
+    });
+    const body = await double.store().get('k', options);
+    for await (const _ of body!);
+    await expect(body!.metadata()).rejects.toMatchObject({
+      ...code('object-missing'),
+      message: expect.stringContaining('replaced'),
+    });
+  });
+
   it('of which a part was asked for is not compared with the checksum of the whole', async () => {
     await start(({ headers }, response) => serve(response, headers.range, 1e9, () => response.end()));
     const body = await double.store().get('k', { signal, range: { offset: 5, length: 10 } });
