@@ -1,5 +1,6 @@
 import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 
 /** A request for credentials, as the stand-in saw it. */
@@ -23,7 +24,10 @@ export interface AwsSignIn {
   close(): Promise<void>;
 }
 
-export async function startAwsSignIn(): Promise<AwsSignIn> {
+export async function startAwsSignIn(tls?: {
+  readonly key: string;
+  readonly cert: string;
+}): Promise<AwsSignIn> {
   const give = () => {
     const id = `canary-id-${signIn.keys.size + 1}`;
     const endsAt = Date.now() + signIn.livesMs;
@@ -59,7 +63,7 @@ export async function startAwsSignIn(): Promise<AwsSignIn> {
       }),
     );
   };
-  const server = createServer((incoming, response) => {
+  const listener = (incoming: IncomingMessage, response: ServerResponse) => {
     const pieces: Buffer[] = [];
     incoming.on('data', (piece: Buffer) => pieces.push(piece));
     incoming.on('end', () => {
@@ -68,10 +72,11 @@ export async function startAwsSignIn(): Promise<AwsSignIn> {
       signIn.asked.push({ call, headers: incoming.headers, form });
       answer(call, response);
     });
-  });
+  };
+  const server = tls ? createTlsServer(tls, listener) : createServer(listener);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const signIn: AwsSignIn = {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: `${tls ? 'https' : 'http'}://127.0.0.1:${(server.address() as AddressInfo).port}`,
     asked: [],
     keys: new Map(),
     livesMs: 3_600_000,

@@ -94,6 +94,13 @@ describe('the lock of an object on S3', () => {
     expect(asked()).toEqual(['GET object-lock', 'HEAD', 'HEAD']);
   });
 
+  it('is none to a key that may ask about nothing: most buckets have no locks, and most keys few rights', async () => {
+    const denied = { status: 403, code: 'AccessDenied' };
+    const { store, asked } = await open({ configuration: denied, retention: denied, hold: denied });
+    expect(await store.lockOf?.('k', options)).toBeUndefined();
+    expect(asked()).toEqual(['GET object-lock', 'HEAD']);
+  });
+
   it('is none when a key that may see locks sees none; that it may is asked once', async () => {
     const { store, asked } = await open({});
     for (const key of ['a', 'b', 'absent']) expect(await store.lockOf?.(key, options)).toBeUndefined();

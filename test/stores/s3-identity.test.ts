@@ -1,12 +1,14 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import { inspect } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openStore } from '../../stores/open-store.ts';
 import { createS3Store } from '../../stores/s3.ts';
 import type { S3Timeouts } from '../../stores/s3-client.ts';
+import { runSuccessfully } from '../support/processes.ts';
 import { makeTempDir } from '../support/temp.ts';
 import { type AwsSignIn, startAwsSignIn } from './aws-sign-in.ts';
 import { startProxyDouble } from './proxy-double.ts';
@@ -14,6 +16,16 @@ import { answer, refuse, type S3Double, startS3Double } from './s3-double.ts';
 
 const MiB = 1024 * 1024;
 const signal = new AbortController().signal;
+
+/** For 127.0.0.1, and its own authority. */
+async function makeCertificate(): Promise<{ key: string; cert: string }> {
+  const cwd = makeTempDir('tls');
+  const line =
+    'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=double -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem';
+  await runSuccessfully('openssl', line.split(' '), { cwd });
+  const read = (name: string) => readFileSync(join(cwd, name), 'utf8');
+  return { key: read('key.pem'), cert: read('cert.pem') };
+}
 
 let signIn: AwsSignIn;
 let double: S3Double;
@@ -246,6 +258,33 @@ describe('the identity of this host', () => {
       message: expect.stringContaining('no credentials for the store'),
       hint: expect.stringContaining(hint),
     });
+  });
+
+  it('S5: STS is checked with the certificates of the system, not with endpointCA alone', async () => {
+    const ofStore = await makeCertificate();
+    const ofSts = await makeCertificate();
+    const known = getCACertificates('default');
+    const sts = await startAwsSignIn(ofSts);
+    const secure = await startS3Double((_, response) => answer(response, 200), ofStore);
+    for (const [name, value] of Object.entries(WAYS[0]!.environment())) vi.stubEnv(name, value);
+    vi.stubEnv('AWS_ENDPOINT_URL_STS', sts.url);
+    const { credentials: _, ...config } = secure.config;
+    const store = createS3Store({ ...config, caPem: ofStore.cert });
+    try {
+      await expect(store.put('k', Buffer.from('x'), { signal })).rejects.toMatchObject({
+        message: expect.stringContaining('no credentials for the store'),
+      });
+      setDefaultCACertificates([...known, ofSts.cert]);
+      const again = createS3Store({ ...config, caPem: ofStore.cert });
+      await again.put('k', Buffer.from('x'), { signal });
+      await again.close();
+      expect(secure.seen).toHaveLength(1);
+    } finally {
+      setDefaultCACertificates(known);
+      await store.close();
+      await secure.close();
+      await sts.close();
+    }
   });
 
   it('STS is reached by the proxy of the environment', async () => {
