@@ -13,6 +13,10 @@ export interface Climate {
   readonly expiresAfter?: number;
   /** Milliseconds before an upload is passed on. */
   readonly uploadDelayMs?: number;
+  /** Uploads whose path contains this are answered with 200 and an error in the body, and not passed on. */
+  readonly swallows?: string;
+  /** Whether such an answer has an ETag, as that of a success has. */
+  readonly withETag?: boolean;
 }
 
 export interface Weather {
@@ -36,6 +40,9 @@ export async function startWeather(
   const serve = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
     counts.asked += 1;
     const { refused = 0, reset = 0, expiresAfter = Infinity, uploadDelayMs = 0 } = climate;
+    const { swallows, withETag = false } = climate;
+    if (swallows !== undefined && incoming.method === 'PUT' && incoming.url?.includes(swallows) === true)
+      return answer(incoming, outgoing, 200, 'InternalError', withETag ? { etag: '"0"' } : {});
     if (counts.asked > expiresAfter) return answer(incoming, outgoing, 400, 'ExpiredToken');
     if (random() < refused) {
       counts.refused += 1;
@@ -96,10 +103,16 @@ export async function startWeather(
   };
 }
 
-function answer(incoming: IncomingMessage, outgoing: ServerResponse, status: number, code: string): void {
+function answer(
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  status: number,
+  code: string,
+  headers: Record<string, string> = {},
+): void {
   incoming.resume();
   const body = `<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>${code}</Code><Message>scripted</Message></Error>`;
-  outgoing.writeHead(status, { 'content-type': 'application/xml', connection: 'close' });
+  outgoing.writeHead(status, { 'content-type': 'application/xml', connection: 'close', ...headers });
   outgoing.end(incoming.method === 'HEAD' ? undefined : body);
 }
 
