@@ -60,4 +60,15 @@ describe('scripts/walkeep', () => {
     const { code, stdout } = await runProcess(launcher, ['status'], { env: { PATH: makePath('v26.0.1') } });
     expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringMatching(/^ran .*main\.ts status\n$/) });
   });
+
+  it('S1: leaves out what would let libraries write secrets past our log', async () => {
+    const clone = makeClone({ withNode: true });
+    writeFileSync(
+      join(clone, 'cli/main.ts'),
+      'console.log(process.env.NODE_DEBUG, process.env.GOOGLE_SDK_NODE_LOGGING);',
+    );
+    const env = { ...process.env, NODE_DEBUG: 'http', GOOGLE_SDK_NODE_LOGGING: '*' };
+    const outcome = await runProcess(join(clone, 'scripts/walkeep'), [], { env });
+    expect(outcome).toMatchObject({ code: 0, stdout: 'undefined undefined\n', stderr: '' });
+  });
 });
