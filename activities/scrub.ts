@@ -9,6 +9,11 @@ const PATTERNS: readonly [RegExp, string][] = [
     `$1${MASK}`,
   ],
   [/\b(Bearer|Basic|AWS4-HMAC-SHA256)\s+[^\s,]+/g, `$1 ${MASK}`],
+  // The signature in an address of Azure, and the keys of its connection strings
+  [/\b(sig|AccountKey|SharedAccessSignature)=[^\s;&"']+/gi, `$1=${MASK}`],
+  // Tokens of Google, and signed ones of anybody
+  [/\bya29\.[\w.-]+/g, MASK],
+  [/\beyJ[\w-]+\.[\w-]+\.[\w-]+/g, MASK],
   // Access key ids of AWS
   [/\b(?:AKIA|ASIA)[A-Z0-9]{16}\b/g, MASK],
   [/-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)/g, MASK],

@@ -42,6 +42,11 @@ describe('scrub', () => {
     `AWS_SECRET_ACCESS_KEY: ${CANARY}`,
     `Authorization: Bearer ${CANARY}`,
     `https://b.s3/x?X-Amz-Signature=${CANARY}&X-Amz-Date=1`,
+    `https://a.blob.core.windows.net/c/k?sv=1&sig=${CANARY}%2F%3D&se=2`,
+    `AccountName=a;AccountKey=${CANARY}==;EndpointSuffix=core.windows.net`,
+    `BlobEndpoint=https://a/;SharedAccessSignature=sv=1&sig=${CANARY}`,
+    `got ya29.${CANARY} from the metadata server`,
+    `assertion eyJhbGciOiJSUzI1NiJ9.${CANARY}.${CANARY} was refused`,
     `-----BEGIN PRIVATE KEY-----\n${CANARY}\n-----END PRIVATE KEY-----`,
   ])('S1: takes the secret out of %s', (text) => {
     expect(scrub(text)).not.toContain(CANARY);
