@@ -39,7 +39,8 @@ async function syncFileSystems(directories: readonly string[], signal: AbortSign
     (resolve, reject) => {
       const child = spawn('sync', ['-f', ...directories], {
         stdio: ['ignore', 'ignore', 'pipe'],
-        env: { ...process.env, LC_ALL: 'C' },
+        // not ours: it may hold keys
+        env: { PATH: process.env['PATH'], LC_ALL: 'C' },
         signal,
       });
       let words = '';

@@ -99,11 +99,12 @@ export async function startScratchServer(request: ScratchServerRequest): Promise
 
 /**
  * What `restore_command` needs of this process's environment (where its keys are, where Temporal is not asked), without
- * what would lead PostgreSQL or its clients elsewhere.
+ * what would lead PostgreSQL or its clients elsewhere, and without the keys to Temporal, which it is not to see (S1).
  */
 function serverEnvironment(): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(
-    ([name]) => !/^(PG[A-Z]+|LC_[A-Z]+|LANG|LANGUAGE|WALKEEP_FAILPOINT)$/.test(name),
+    ([name]) =>
+      !/^(PG[A-Z]+|LC_[A-Z]+|LANG|LANGUAGE|WALKEEP_FAILPOINT|TEMPORAL_.+|WALKEEP_PAYLOAD_KEY.*)$/.test(name),
   );
   return { ...Object.fromEntries(kept), LC_ALL: 'C', TZ: 'UTC' };
 }

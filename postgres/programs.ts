@@ -62,6 +62,8 @@ async function versionOf(program: string, signal: AbortSignal): Promise<number |
     let output = '';
     const child = spawn(program, ['--version'], {
       stdio: ['ignore', 'pipe', 'ignore'],
+      // not ours: it may hold keys
+      env: { PATH: process.env['PATH'], LD_LIBRARY_PATH: process.env['LD_LIBRARY_PATH'], LC_ALL: 'C' },
       signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]),
     });
     child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString('utf8').slice(0, 1000)));
