@@ -19,7 +19,7 @@ const WORDS: readonly Word[] = [
     '$1correct AWS_ACCESS_KEY_ID, or the profile',
   ],
   [
-    /(the secret access key is not [^:]*: )correct the secret/g,
+    /(the secret access key is not [^;]*: )correct the secret/g,
     '$1correct AWS_SECRET_ACCESS_KEY, or the profile',
     '$1correct AWS_SECRET_ACCESS_KEY, or the profile',
   ],

@@ -68,9 +68,9 @@ describe('what is said without a manifest', () => {
       'https://s3 knows no such access key id: correct AWS_ACCESS_KEY_ID, or the profile',
     ],
     [
-      'the secret access key is not the one that AWS knows: correct the secret',
-      'the secret access key is not the one that AWS knows: correct AWS_SECRET_ACCESS_KEY, or the profile',
-      'the secret access key is not the one that AWS knows: correct AWS_SECRET_ACCESS_KEY, or the profile',
+      'the secret access key is not the one that http://127.0.0.1:9000 knows: correct the secret',
+      'the secret access key is not the one that http://127.0.0.1:9000 knows: correct AWS_SECRET_ACCESS_KEY, or the profile',
+      'the secret access key is not the one that http://127.0.0.1:9000 knows: correct AWS_SECRET_ACCESS_KEY, or the profile',
     ],
     [
       'set it: s3Credentials.region in the manifest, or AWS_REGION; a server that is not AWS needs endpointURL',
