@@ -85,12 +85,28 @@ function createLibraryIdentity(credentials?: JWTInput): Identity {
   };
 }
 
+/** Whether the file that the environment names is not there, is no credentials, or holds a key that is none: trying again is no help. */
+function isOfTheFile(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = field(error, 'code');
+  const isKey = typeof code === 'string' && code.startsWith('ERR_OSSL');
+  return (
+    isKey || error.message.includes('specified by the GOOGLE_APPLICATION_CREDENTIALS environment variable')
+  );
+}
+
 /** The library's errors quote requests with what signs them: only their code and status are kept. */
 function toSignInError(error: unknown): BackupError {
   const what = 'sign in to Google';
   if (error instanceof Error && /Could not load the default credentials/i.test(error.message)) {
     return new BackupError('access-denied', `${what} failed: this host has no identity of its own`, {
       hint: 'give googleCredentials.applicationCredentials, set GOOGLE_APPLICATION_CREDENTIALS for the worker, or run it where a metadata server answers',
+    });
+  }
+  if (isOfTheFile(error)) {
+    // The library quotes the file: its words are left aside.
+    return new BackupError('config-invalid', `${what} failed: the file of credentials can't be used`, {
+      hint: 'GOOGLE_APPLICATION_CREDENTIALS names a JSON file as it was downloaded, with its private key, that this user may read',
     });
   }
   const status = Number(field(error, 'status') ?? field(field(error, 'response'), 'status'));
