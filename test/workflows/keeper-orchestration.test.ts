@@ -105,42 +105,6 @@ const exists = (name: string) =>
     );
 
 describe('the keeper', () => {
-  it('F2: writes how a Backup ended that was denied access to the repository, once that is granted', async () => {
-    const world = newWorld();
-    const written: string[] = [];
-    let isDenied = true;
-    const denied = () => new BackupError('access-denied', 'the key may not write');
-    await instance(world, {
-      cluster: 'denied',
-      instance: 'denied-1',
-      copy: () => Promise.reject(denied()),
-      backup: {
-        writeOutcome: async ({ backupName, status: { phase, error, startedAt, stoppedAt } }) => {
-          // Its run is denied, and the keeper is not.
-          if (isDenied) {
-            isDenied = false;
-            throw denied();
-          }
-          written.push(`${backupName} ${phase}: ${error ?? ''}`);
-          expect([startedAt ?? stoppedAt, stoppedAt]).not.toContain(undefined);
-        },
-      },
-    });
-    await apply('denied', {
-      cluster: clusterManifest('denied'),
-      backups: [backupManifest('by-hand', 'denied')],
-    });
-    await eventually('the keeper has written it', () => written.length > 0);
-    expect(written).toEqual(['by-hand failed: the key may not write']);
-    const run = handleOf(walkeep.backupWorkflowId('default', 'by-hand'));
-    expect((await run.describe()).status.name).toBe('FAILED');
-    expect((await status('denied')).backups).toMatchObject([{ name: 'by-hand', phase: 'failed' }]);
-    // Once: what comes next finds nothing to do.
-    await apply('denied', { cluster: clusterManifest('denied', { instances: 2 }) });
-    await eventually('it went on', async () => (await status('denied')).revision === 2);
-    expect(written).toHaveLength(1);
-  });
-
   it('F6: makes schedules true, changes them, takes them away, and with the cluster all of them', async () => {
     const world = newWorld();
     await instance(world, { cluster: 'plan', instance: 'plan-1' });
@@ -190,6 +154,42 @@ describe('the keeper', () => {
       return (events ?? []).some((event) => event.workflowExecutionCancelRequestedEventAttributes);
     });
     await sweep.terminate();
+  });
+
+  it('F2: writes how a Backup ended that was denied access to the repository, once that is granted', async () => {
+    const world = newWorld();
+    const written: string[] = [];
+    let isDenied = true;
+    const denied = () => new BackupError('access-denied', 'the key may not write');
+    await instance(world, {
+      cluster: 'denied',
+      instance: 'denied-1',
+      copy: () => Promise.reject(denied()),
+      backup: {
+        writeOutcome: async ({ backupName, status: { phase, error, startedAt, stoppedAt } }) => {
+          // Its run is denied, and the keeper is not.
+          if (isDenied) {
+            isDenied = false;
+            throw denied();
+          }
+          written.push(`${backupName} ${phase}: ${error ?? ''}`);
+          expect([startedAt ?? stoppedAt, stoppedAt]).not.toContain(undefined);
+        },
+      },
+    });
+    await apply('denied', {
+      cluster: clusterManifest('denied'),
+      backups: [backupManifest('by-hand', 'denied')],
+    });
+    await eventually('the keeper has written it', () => written.length > 0);
+    expect(written).toEqual(['by-hand failed: the key may not write']);
+    const run = handleOf(walkeep.backupWorkflowId('default', 'by-hand'));
+    expect((await run.describe()).status.name).toBe('FAILED');
+    expect((await status('denied')).backups).toMatchObject([{ name: 'by-hand', phase: 'failed' }]);
+    // Once: what comes next finds nothing to do.
+    await apply('denied', { cluster: clusterManifest('denied', { instances: 2 }) });
+    await eventually('it went on', async () => (await status('denied')).revision === 2);
+    expect(written).toHaveLength(1);
   });
 
   it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {
