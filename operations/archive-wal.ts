@@ -1,4 +1,4 @@
-import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import { parseWalFileName, timelineOf, type WalFile } from '../core/segment.ts';
 import { historyFileName, type TimelineSwitch } from '../core/timeline.ts';
@@ -14,10 +14,11 @@ import { parseWalHeader } from '../postgres/wal-page.ts';
 import { walKey } from '../repository/layout.ts';
 import { claimOwner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
-import { digestOf, removeDigest, writeDigest } from '../repository/wal-digest.ts';
-import { findWal, putWal, readWal, readWalCopy, recordedDigest, type WalObject } from '../repository/wal.ts';
+import { digestOf, removeDigest } from '../repository/wal-digest.ts';
+import { findWal, putWal, readWal } from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
-import { attributesOf, compressProved, digestOfFile, replaceWal, type WalStorage } from './store-wal.ts';
+import { ArchivedCopies } from './archived-copies.ts';
+import { attributesOf, compressProved, digestOfFile, type WalStorage } from './store-wal.ts';
 import { readWalFile, type ReadWalFile } from './wal-file.ts';
 
 export type { WalStorage } from './store-wal.ts';
@@ -199,7 +200,7 @@ class Push {
     const existing = await findWal(repository, file.name, this.#signal);
     const plain = { sha256, plainBytes: bytes.length };
     if (existing.length > 0) {
-      const outcome = await this.#settle(repository, existing, read);
+      const outcome = await this.#copies(repository).settle(existing, read);
       return { outcome, ...plain, storedBytes: existing[0]?.sizeBytes ?? 0 };
     }
 
@@ -224,8 +225,14 @@ class Push {
     await this.#requireStored(repository, key, stored.length, read);
     // E3: such a store lets a rival write over what was just written
     if (!repository.store.features.ifAbsent) await this.#acceptRival(repository, file, read);
-    await this.#record(repository, key, read);
+    await this.#copies(repository).record(key, read);
     return { outcome: 'archived', ...plain, storedBytes: stored.length };
+  }
+
+  #copies(repository: Repository): ArchivedCopies {
+    const onStage = (stage: string) => void (this.stage = stage);
+    const { alert } = this.#ports;
+    return new ArchivedCopies({ repository, storage: this.#ports, signal: this.#signal, alert, onStage });
   }
 
   async #acceptRival(
@@ -244,106 +251,11 @@ class Push {
       );
     }
     return {
-      outcome: await this.#settle(repository, rivals, read),
+      outcome: await this.#copies(repository).settle(rivals, read),
       sha256: read.sha256,
       plainBytes: read.bytes.length,
       storedBytes: first.sizeBytes,
     };
-  }
-
-  /**
-   * A2 and A3. Every copy is judged before one is touched: a reader may take any of them, and one that holds other
-   * bytes forbids everything.
-   */
-  async #settle(
-    repository: Repository,
-    copies: readonly WalObject[],
-    read: ReadWalFile,
-  ): Promise<'already-archived' | 'repaired'> {
-    const judged: { readonly copy: WalObject; readonly verdict: Verdict }[] = [];
-    for (const copy of copies) {
-      this.stage = `comparing with ${copy.key}`;
-      judged.push({ copy, verdict: await this.#judge(repository, copy, read) });
-    }
-    for (const { copy, verdict } of judged) {
-      // A1: whoever stored it may have been killed, or be at work, between "visible" and "durable"
-      if (verdict !== 'damaged') await repository.store.makeDurable?.(copy.key, { signal: this.#signal });
-      if (verdict === 'unrecorded') await this.#record(repository, copy.key, read);
-      if (verdict === 'damaged') await this.#replace(repository, copy, read);
-      if (verdict === 'misrecorded') await this.#recordAnew(repository, copy, read);
-    }
-    return judged.some(({ verdict }) => verdict === 'damaged') ? 'repaired' : 'already-archived';
-  }
-
-  /** @throws BackupError `wal-conflict`, or `object-damaged` when nothing shows that the copy was of this file */
-  async #judge(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<Verdict> {
-    const expectedBytes = read.bytes.length;
-    const isLarger = copy.codec === 'none' && copy.sizeBytes > expectedBytes;
-    const { plain, recorded } = isLarger
-      ? { plain: undefined, recorded: await recordedDigest(repository, copy, this.#signal) }
-      : // one more than expected, so that a longer text is a conflict and not a bomb
-        await readWalCopy(repository, copy, Math.max(expectedBytes + 1, LARGEST_HISTORY_BYTES), this.#signal);
-    const isRecorded = recorded?.sha256 === read.sha256;
-    if (plain instanceof Uint8Array && Buffer.compare(plain, read.bytes) === 0) {
-      if (recorded === undefined) return 'unrecorded';
-      return isRecorded ? 'equal' : 'misrecorded';
-    }
-    if (isRecorded) return 'damaged';
-    if (!(plain instanceof BackupError)) {
-      throw new BackupError(
-        'wal-conflict',
-        `${copy.fileName}: the archive holds other bytes under this name (${repository.url}, ${copy.key})`,
-      );
-    }
-    throw new BackupError('object-damaged', `${copy.key} in the archive can't be read: ${plain.message}`, {
-      cause: plain,
-      hint: 'it was left as it is: look at it, move it away, and PostgreSQL will archive the file again',
-    });
-  }
-
-  /**
-   * A3's one rewrite: the copy has not the bytes that were recorded with it, and those are the bytes of this file. Only
-   * they can come here, from whatever host, so that it does not matter who is first.
-   */
-  async #replace(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<void> {
-    this.stage = `replacing ${copy.key}, which is damaged`;
-    await this.#put(repository, copy, read, `${copy.key} is damaged in the archive`);
-    const now = (await findWal(repository, copy.fileName, this.#signal)).find(({ key }) => key === copy.key);
-    if (!now || (await this.#judge(repository, now, read)) === 'damaged')
-      throw new BackupError('store-unavailable', `${copy.key} was stored again and still is damaged`);
-    this.#ports.alert?.(`${copy.key} was damaged in the archive and was replaced by what pg_wal has`);
-  }
-
-  /** The bytes are right and the record is not: nobody could fetch them. */
-  async #recordAnew(repository: Repository, copy: WalObject, read: ReadWalFile): Promise<void> {
-    this.stage = `recording the hash of ${copy.key} anew`;
-    if (repository.store.features.metadata)
-      await this.#put(repository, copy, read, `${copy.key} has a wrong hash`);
-    else await writeDigest(repository, copy.key, digestOfFile(read), this.#signal);
-    this.#ports.alert?.(`${copy.key} was whole, but recorded with another hash; that was corrected`);
-  }
-
-  async #put(repository: Repository, copy: WalObject, read: ReadWalFile, why: string): Promise<void> {
-    try {
-      await replaceWal(repository, copy, read, { storage: this.#ports, signal: this.#signal });
-    } catch (error) {
-      if (!isBackupError(error, 'access-denied')) throw error;
-      throw new BackupError('object-damaged', `${why}, and this key may not replace it: ${error.message}`, {
-        cause: error,
-        hint: 'it was left as it is: move it away, and PostgreSQL will archive the file again',
-      });
-    }
-  }
-
-  /** It only adds to what is archived already: what it fails with must not hold up the WAL that comes next. */
-  async #record(repository: Repository, key: string, read: ReadWalFile): Promise<void> {
-    this.stage = `recording the hash of ${key}`;
-    try {
-      await writeDigest(repository, key, digestOfFile(read), this.#signal);
-    } catch (error) {
-      this.#signal.throwIfAborted();
-      this.#ports.alert?.(`${key} is archived, but its hash could not be recorded: ${messageOf(error)}`);
-    }
   }
 
   /** The store's own word on what it holds now: an answer alone has been wrong before. */
@@ -369,11 +281,5 @@ class Push {
     );
   }
 }
-
-/**
- * What a copy that may stay is: `equal` · `unrecorded`: equal, and nothing is recorded of it · `misrecorded`: equal, and
- * recorded with another hash · `damaged`: recorded with the hash of this file, whose bytes it has no more.
- */
-type Verdict = 'equal' | 'unrecorded' | 'misrecorded' | 'damaged';
 
 const LARGEST_HISTORY_BYTES = 4 << 20;
