@@ -9,11 +9,12 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  statfsSync,
   writeSync,
 } from 'node:fs';
 import { join, posix } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BackupError, isBackupError } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { TarReader, type TarEntry } from '../repository/tar.ts';
 import type { ObjectStore } from '../stores/object-store.ts';
 import { decompress, type Codec } from '../streams/codec.ts';
@@ -94,6 +95,20 @@ const ONLY_DIRECTORIES = [
   'pg_stat_tmp',
   'pg_subtrans',
 ];
+/** What is kept in memory until the end; no data directory comes near these. */
+const MAX_DIRECTORIES = 1_000_000;
+const MAX_LINKS = 100_000;
+/** What the file system says to members that can't be there together, or whose names are too long below the target. */
+const NOT_WRITABLE = new Set([
+  'EEXIST',
+  'ENOTDIR',
+  'EISDIR',
+  'ELOOP',
+  'ENAMETOOLONG',
+  'ENXIO',
+  'EINVAL',
+  'EFBIG',
+]);
 const ATTEMPTS = 4;
 const FIRST_WAIT_MS = 500;
 
@@ -146,12 +161,20 @@ async function tryPart(
       data: (chunk) => writer.data(chunk),
       memberEnd: () => writer.memberEnd(),
       hole: (length) => writer.hole(length),
-      skipped: (path, why) => writer.warn(`${path} was left out: ${why}`),
+      skipped: (path, why) => writer.warn(`${shown(path)} was left out: ${why}`),
     },
-    task.expected === undefined ? {} : { maxTotalBytes: task.expected.plainBytes },
+    { maxTotalBytes: task.expected?.plainBytes ?? roomOf(task.directory) },
   );
+  const mostBytes = task.expected?.plainBytes ?? Number.POSITIVE_INFINITY;
+  let plainBytes = 0;
   try {
-    for await (const piece of plain.bytes) tar.write(piece);
+    for await (const piece of plain.bytes) {
+      plainBytes += piece.length;
+      // not only at the end: of a few MiB may come more than any disk holds
+      if (plainBytes > mostBytes)
+        throw damaged(`it decompresses to more than the ${mostBytes} bytes that were recorded`);
+      tar.write(piece);
+    }
     tar.finish();
   } catch (error) {
     throw named(error, task);
@@ -161,6 +184,15 @@ async function tryPart(
   compare(task, 'stored', stored.result());
   compare(task, 'plain', plain.result());
   return writer.result();
+}
+
+const damaged = (message: string) => new BackupError('object-damaged', message);
+
+/** Nothing says how much a part without a record of ours holds; more than its whole file system it can't. */
+function roomOf(directory: string): number {
+  const { blocks, bsize } = statfsSync(directory);
+  // some file systems say nothing
+  return blocks > 0 ? blocks * bsize : Number.MAX_SAFE_INTEGER;
 }
 
 function compare(
@@ -212,10 +244,26 @@ function named(error: unknown, task: UnpackTask): unknown {
     return new BackupError(
       'object-damaged',
       `${task.key} declares a file too large for the file system of ${task.directory}`,
+        { cause: error },
+      );
+    }
+  if (typeof code === 'string' && NOT_WRITABLE.has(code)) {
+    return new BackupError(
+      'object-damaged',
+      `${task.key}: a member can't be written below ${task.directory}: ${messageOf(error).slice(0, 300)}`,
       { cause: error },
     );
   }
   return error;
+}
+
+const shown = (text: string) => (text.length > 100 ? `${text.slice(0, 100)}…` : text);
+
+/** Whether a link goes up again behind a name: where that leads hangs on what the name is, and it may be a link. */
+function turnsBack(linkPath: string): boolean {
+  const names = linkPath.split('/').filter((name) => name !== '' && name !== '.');
+  const first = names.findIndex((name) => name !== '..');
+  return first >= 0 && names.includes('..', first);
 }
 
 /** Writes the members of one tar below its directory, and never through a link (S2). */
@@ -315,7 +363,7 @@ class PartWriter {
   /** Where a tablespace goes is the record's word: nothing but PostgreSQL's own folder may be put there (S2). */
   #belongsToTablespace(path: string): boolean {
     if (path === '.' || /^PG_\d+_\d+(?:\/|$)/.test(path)) return true;
-    this.warn(`${path.slice(0, 100)} is no part of a tablespace and was left out`);
+    this.warn(`${shown(path)} is no part of a tablespace and was left out`);
     return false;
   }
 
@@ -341,6 +389,8 @@ class PartWriter {
 
   #make(path: string): void {
     if (this.#made.has(path)) return;
+    if (this.#made.size > MAX_DIRECTORIES)
+      throw damaged(`the tar has more than ${MAX_DIRECTORIES} directories`);
     this.#parents(path);
     const onDisk = join(this.#task.directory, path);
     try {
@@ -364,11 +414,13 @@ class PartWriter {
     const leadsTo = isSymlink
       ? posix.normalize(posix.join(posix.dirname(path), linkPath))
       : posix.normalize(linkPath);
-    if (posix.isAbsolute(linkPath) || leadsTo === '..' || leadsTo.startsWith('../')) {
+    const leaves = posix.isAbsolute(linkPath) || leadsTo === '..' || leadsTo.startsWith('../');
+    if (leaves || (isSymlink && turnsBack(linkPath))) {
       return this.warn(
-        `the link ${path} leads out of the directory (${linkPath.slice(0, 100)}) and was left out`,
+        `the link ${shown(path)} leads out of the directory, or may (${shown(linkPath)}), and was left out`,
       );
     }
+    if (this.#links.length >= MAX_LINKS) throw damaged(`the tar has more than ${MAX_LINKS} links`);
     this.#links.push({ path, kind: isSymlink ? 'symlink' : 'hardlink', to: isSymlink ? linkPath : leadsTo });
   }
 }

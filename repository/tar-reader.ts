@@ -40,6 +40,8 @@ const DEFAULT_LIMITS: TarLimits = { maxMembers: 50_000_000, maxTotalBytes: 2 ** 
 /** Names and extensions of one member; also kept in memory: links that later members must not lead through. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
 const MAX_SYMLINKS = 100_000;
+/** Of what global pax headers say, all together: it stays in memory until the end. */
+const MAX_GLOBAL_CHARACTERS = 1024 * 1024;
 /** Zeros after the end mark, at most: programs pad to records of up to a few MiB. */
 const MAX_TRAILING_BYTES = 16 * 1024 * 1024;
 const ZEROS = new Uint8Array(64 * 1024);
@@ -86,6 +88,7 @@ export class TarReader {
   #longLink: Buffer | undefined;
   // for all members
   readonly #globals = new Map<string, string>();
+  #globalCharacters = 0;
   readonly #symlinks = new Set<string>();
   #members = 0;
   #totalBytes = 0;
@@ -240,13 +243,22 @@ export class TarReader {
     if (flag === 'x') {
       this.#pax = parsePax(data);
     } else if (flag === 'g') {
-      for (const [keyword, value] of parsePax(data).values) this.#globals.set(keyword, value);
+      this.#takeGlobals(parsePax(data));
     } else {
       const end = data.indexOf(0);
       const name = end < 0 ? data : data.subarray(0, end);
       if (flag === 'L') this.#longName = name;
       else this.#longLink = name;
     }
+  }
+
+  #takeGlobals({ values }: PaxRecords): void {
+    for (const [keyword, value] of values) {
+      this.#globals.set(keyword, value);
+      this.#globalCharacters += keyword.length + value.length;
+    }
+    if (this.#globalCharacters > MAX_GLOBAL_CHARACTERS)
+      throw damaged(`the tar has global headers of more than ${MAX_GLOBAL_CHARACTERS} characters`);
   }
 
   /** What pax says of the next member; an empty value takes back a global one. */
@@ -261,6 +273,7 @@ export class TarReader {
     const rawPath = pax('GNU.sparse.name') ?? pax('path') ?? decodeName(this.#longName ?? header.path);
     const type = memberType(header.typeFlag, rawPath);
     if (type === undefined) {
+      this.#count();
       this.#handlers.skipped?.(
         rawPath,
         header.typeFlag === 'V' ? 'it is the label of a volume' : 'it is a FIFO',
@@ -323,10 +336,8 @@ export class TarReader {
 
   /** Counts a member, and refuses what would be written through a link. */
   #admit({ path, type, size }: TarEntry): void {
-    this.#members += 1;
+    this.#count();
     this.#totalBytes += size;
-    if (this.#members > this.#limits.maxMembers)
-      throw damaged(`the tar has more than ${this.#limits.maxMembers} members`);
     if (this.#totalBytes > this.#limits.maxTotalBytes) {
       throw damaged(`the files of the tar have more than ${this.#limits.maxTotalBytes} bytes`);
     }
@@ -337,6 +348,12 @@ export class TarReader {
       throw damaged(`${quoted(path)} is in the tar as a link and as a ${type}`);
     if (this.#symlinks.size > MAX_SYMLINKS)
       throw damaged(`the tar has more than ${MAX_SYMLINKS} symbolic links`);
+  }
+
+  #count(): void {
+    this.#members += 1;
+    if (this.#members > this.#limits.maxMembers)
+      throw damaged(`the tar has more than ${this.#limits.maxMembers} members`);
   }
 
   #offLinks(path: string): string {
