@@ -3,12 +3,15 @@ import { defineConfig } from 'vitest/config';
 const SECOND_MS = 1000;
 
 /** Folders whose tests start servers, or break them. */
-const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**'];
+const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**', 'test/conformance/**'];
 
 /** Stories of many minutes in which faults follow each other: scripts/conformance runs them. */
 const LONG = ['failing-disk', 'wire', 'slots', 'schedule', 'sweep', 'sweep-and-proof'].map(
   (name) => `test/faults/${name}.test.ts`,
 );
+
+/** All that barman-cloud and walkeep do to each other's repositories: scripts/conformance; a few cells run everywhere. */
+const MATRIX = ['test/conformance/matrix-*.test.ts'];
 
 const SERVERS = { testTimeout: 180 * SECOND_MS, hookTimeout: 180 * SECOND_MS };
 
@@ -34,7 +37,7 @@ export default defineConfig({
         test: {
           name: 'integration',
           include: WITH_SERVERS.map((folder) => `${folder}/*.test.ts`),
-          exclude: LONG,
+          exclude: [...LONG, ...MATRIX],
           ...SERVERS,
           // CI's machine is shared and noisy, and these wait for real servers. What needs it is shown in the report.
           retry: process.env['CI'] === undefined ? 0 : 1,
@@ -42,6 +45,7 @@ export default defineConfig({
       },
       // Whoever died is waited for, by heartbeats and the pauses between attempts, more than once in a test.
       { extends: true, test: { name: 'long', include: LONG, ...SERVERS, testTimeout: 300 * SECOND_MS } },
+      { extends: true, test: { name: 'matrix', include: MATRIX, ...SERVERS } },
     ],
   },
 });

@@ -9,7 +9,15 @@ export const repositoryRoot = fileURLToPath(new URL('../..', import.meta.url));
 export const MAJORS = [15, 16, 17, 18] as const;
 export type Major = (typeof MAJORS)[number];
 
-export type Tool = 'temporal' | 'versitygw' | 'azurite' | 'fake-gcs-server' | 'barman' | 'tctl';
+export type Tool =
+  | 'temporal'
+  | 'versitygw'
+  | 'azurite'
+  | 'fake-gcs-server'
+  | 'barman'
+  | 'barman-3.10.0'
+  | 'barman-3.20.1'
+  | 'tctl';
 
 interface Tools extends Partial<Record<Tool, string>> {
   /** `bin` directories by major. */
@@ -30,6 +38,11 @@ export function toolPath(tool: Tool): string {
   if (path === undefined || !existsSync(path))
     throw new Error(`${tool} is not there: run scripts/setup test`);
   return path;
+}
+
+/** Whether scripts/setup brought it. */
+export function hasTool(tool: Tool): boolean {
+  return existsSync(tools[tool] ?? '');
 }
 
 /** The `bin` directory of a PostgreSQL. */

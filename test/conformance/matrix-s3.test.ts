@@ -1,0 +1,4 @@
+import { codecCells } from './cells.ts';
+import { describeCells } from './run-cells.ts';
+
+describeCells(codecCells('S3'));

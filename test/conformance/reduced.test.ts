@@ -1,0 +1,4 @@
+import { reducedCells } from './cells.ts';
+import { describeCells } from './run-cells.ts';
+
+describeCells(reducedCells());
