@@ -99,16 +99,7 @@ const ONLY_DIRECTORIES = [
 const MAX_DIRECTORIES = 1_000_000;
 const MAX_LINKS = 100_000;
 /** What the file system says to members that can't be there together, or whose names are too long below the target. */
-const NOT_WRITABLE = new Set([
-  'EEXIST',
-  'ENOTDIR',
-  'EISDIR',
-  'ELOOP',
-  'ENAMETOOLONG',
-  'ENXIO',
-  'EINVAL',
-  'EFBIG',
-]);
+const NOT_WRITABLE = new Set(['EEXIST', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG', 'ENXIO', 'EINVAL']);
 const ATTEMPTS = 4;
 const FIRST_WAIT_MS = 500;
 
@@ -244,9 +235,9 @@ function named(error: unknown, task: UnpackTask): unknown {
     return new BackupError(
       'object-damaged',
       `${task.key} declares a file too large for the file system of ${task.directory}`,
-        { cause: error },
-      );
-    }
+      { cause: error },
+    );
+  }
   if (typeof code === 'string' && NOT_WRITABLE.has(code)) {
     return new BackupError(
       'object-damaged',
