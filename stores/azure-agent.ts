@@ -27,10 +27,12 @@ export function createAgent(
 
   const connect = agent.createConnection.bind(agent);
   agent.createConnection = (options, callback) => {
-    // called for what lies within a tunnel through a proxy alone: the way there is open
     const socket = connect(options, (error, tunnelled) => {
-      release();
-      if (tunnelled instanceof Socket && tunnelled !== socket) limit(tunnelled, connectMs, idleMs);
+      // without a proxy it is called, too, but with nothing
+      if (tunnelled instanceof Socket && tunnelled !== socket) {
+        release();
+        limit(tunnelled, connectMs, idleMs);
+      }
       callback?.(error, tunnelled);
     });
     const release = socket instanceof Socket ? limit(socket, connectMs, idleMs) : () => undefined;

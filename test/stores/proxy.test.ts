@@ -184,6 +184,21 @@ describe.for(KINDS)('$kind through a proxy', ({ start }) => {
   });
 });
 
+it('Azure: a store that stands still behind a proxy is noticed, before the limit of the call', async () => {
+  const double = await startAzureDouble(() => undefined, tls);
+  closing.push(() => double.close());
+  vi.stubEnv('HTTPS_PROXY', (await startProxy(portOf(double.config.serviceUrl))).url);
+  const store = createAzureStore(
+    { ...double.config, serviceUrl: 'https://store.test:9000/acct', caPem: tls.cert },
+    { connectMs: 5000, idleMs: 150, callMs: 60_000, completeMs: 60_000 },
+  );
+  expect(await failure(store)).toMatchObject({
+    code: 'store-unavailable',
+    message: expect.stringContaining('TimeoutError'),
+  });
+  expect(double.seen).toHaveLength(3);
+});
+
 describe('without TLS', () => {
   it.for(KINDS.filter(({ kind }) => kind !== 'Google'))(
     'HTTP_PROXY is asked for the whole address: $kind',
