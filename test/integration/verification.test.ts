@@ -29,8 +29,11 @@ import {
 } from '../../operations/verify-backup.ts';
 import { processesIn } from '../../operations/verification-processes.ts';
 import { listHolds } from '../../repository/holds.ts';
+import { walKey } from '../../repository/layout.ts';
 import { listVerifications, writeVerification } from '../../repository/verifications.ts';
+import { writeDigest } from '../../repository/wal-digest.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
+import { sha256 } from '../../streams/digest.ts';
 import { startCanary, type Canary, type Commit } from '../support/canary.ts';
 import { createPostgres, type Postgres } from '../support/postgres.ts';
 import { runProcess, startProcess } from '../support/processes.ts';
@@ -298,16 +301,25 @@ describeEachMajor(
       );
     });
 
-    it('C6: a truncated segment, an empty one, WAL of another place and of another cluster are found and named', async () => {
+    it('C6: a truncated segment, an empty one, an altered one, WAL of another place and of another cluster are found and named', async () => {
       const [, name, other] = segmentsAfter(story);
       const path = segmentPath(story, name);
       const foreign = readFileSync(path);
+      const { repository, server, directory } = story.archive;
+      const digest = { sha256: sha256(foreign), sizeBytes: foreign.length };
+      await writeDigest(repository, walKey(server, name, 'none'), digest, NEVER);
+      // whoever may not read a record has none
+      const ours = join(directory, server, 'walkeep');
+      for (const inside of ['', ...readdirSync(ours, { recursive: true }).map(String)])
+        giveToServerUser(join(ours, inside));
       foreign.writeBigUInt64LE(7_000_000_000_000_000_001n, 24);
       const damages: [why: string, damage: () => void, says: RegExp][] = [
         ['truncated', () => truncateSync(path, 1_000_000), /1000000 bytes/],
         ['empty', () => truncateSync(path, 0), new RegExp(name)],
         ['of another place', () => writeFileSync(path, readFileSync(segmentPath(story, other))), /page of/],
         ['of another cluster', () => writeFileSync(path, foreign), /system 7000000000000000001/],
+        // Behind the last record, where nothing but the recorded hash speaks against it.
+        ['altered', () => flipByte(path, statSync(path).size - 100), /SHA-256/],
       ];
       for (const [why, damage, says] of damages) {
         await whileDamaged(path, damage, async () => {
