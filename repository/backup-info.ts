@@ -1,6 +1,7 @@
 import { BackupError, messageOf } from '../core/errors.ts';
 import { parseLsn } from '../core/lsn.ts';
 import { DEFAULT_SEGMENT_SIZE, isSegmentSize, parseSegmentName } from '../core/segment.ts';
+import { cutText } from '../core/short-text.ts';
 import {
   STATUSES,
   validateTablespace,
@@ -115,7 +116,8 @@ class RecordFields {
     try {
       return parse(value);
     } catch (cause) {
-      throw invalid(this.#backupId, `${key}: ${messageOf(cause)}`, cause);
+      // it may quote the whole value, and goes into logs and histories
+      throw invalid(this.#backupId, `${cutText(key, 100)}: ${cutText(messageOf(cause), 500)}`, cause);
     }
   }
 

@@ -31,12 +31,32 @@ export function ownRecordBytes<T>(key: string, record: T, schema: z.ZodType<T>):
   return utf8(`${JSON.stringify(parsed.data, undefined, 1)}\n`);
 }
 
+/** Far more than any version wrote. What is deeper could be read, and would break whoever passes it on as JSON. */
+const MAX_DEPTH = 100;
+
 function parseJson(key: string, text: string): unknown {
+  if (isDeep(text)) throw unreadable(key, `its values lie in each other more than ${MAX_DEPTH} deep`);
   try {
     return JSON.parse(text);
   } catch (cause) {
     throw unreadable(key, 'it is not JSON', cause);
   }
+}
+
+function isDeep(text: string): boolean {
+  let depth = 0;
+  let isInText = false;
+  for (let at = 0; at < text.length; at += 1) {
+    const mark = text[at];
+    if (isInText) {
+      if (mark === '\\') at += 1;
+      else if (mark === '"') isInText = false;
+    } else if (mark === '"') isInText = true;
+    else if (mark === '[' || mark === '{') depth += 1;
+    else if (mark === ']' || mark === '}') depth -= 1;
+    if (depth > MAX_DEPTH) return true;
+  }
+  return false;
 }
 
 function unreadable(key: string, why: string, cause?: unknown): BackupError {
