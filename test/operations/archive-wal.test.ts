@@ -402,17 +402,19 @@ describe('pushWal and timelines', () => {
     const next = '000000020000000000000009';
     for (const name of [child, next]) inPgWal(name, makeSegment(name));
     const memory = createArchiveMemory();
-    let fail: (error: unknown) => void = () => undefined;
+    const fails: ((error: unknown) => void)[] = [];
     const stalling: ObjectStore = {
       ...store,
       put: (key, body, options) =>
-        key.includes('history') ? new Promise((_, reject) => (fail = reject)) : store.put(key, body, options),
+        key.includes('history')
+          ? new Promise((_, reject) => void fails.push(reject))
+          : store.put(key, body, options),
     };
     const first = push(child, { store: stalling, memory });
-    while (memory.histories.size === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    while (fails.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
     const second = push(next, { memory });
     await new Promise((resolve) => setTimeout(resolve, 100));
-    fail(new BackupError('store-full', 'no room'));
+    fails[0]?.(new BackupError('store-full', 'no room'));
     await expect(first).rejects.toMatchObject({ code: 'store-full' });
     expect(await second).toMatchObject({ outcome: 'archived' });
     expect(await archived('00000002.history')).toHaveLength(1);
