@@ -2,6 +2,7 @@ import { isBackupError } from '../core/errors.ts';
 import { rfc3339 } from '../core/slots.ts';
 import { listBackups } from '../repository/catalogue.ts';
 import { readOutcome, writeOutcome } from '../repository/outcome.ts';
+import { unlessUnreadable } from '../repository/own-record.ts';
 import type { Repository } from '../repository/repository.ts';
 import { readSlot, slotsBefore } from '../repository/slots.ts';
 import type { SlotQuestion } from './schedule-slots.ts';
@@ -27,11 +28,12 @@ export async function concludeLost(
   let read = 0;
   for await (const past of slotsBefore(r, series, until, notBefore, signal)) {
     if ((read += 1) > MOST_READ) return undefined;
-    const record = await readSlot(r, series, past, signal);
+    const record = await unlessUnreadable(readSlot(r, series, past, signal), undefined);
     // It may have begun late.
     if (record?.outcome !== 'ran' || Date.parse(record.recordedAt) > until.getTime()) continue;
     const { backupName } = record;
-    if (backupName === undefined || (await readOutcome(r, backupName, signal))) continue;
+    if (backupName === undefined) continue;
+    if (await unlessUnreadable(readOutcome(r, backupName, signal), 'unreadable')) continue;
     // Whoever has been asked about another one has been asked about this one before, and it runs.
     if (asked === undefined) return { ask: backupName };
     if (asked.backupName !== backupName || asked.isOpen) continue;

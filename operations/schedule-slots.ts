@@ -14,6 +14,7 @@ import { scheduleOf } from '../manifests/schedule.ts';
 import { concludeLost } from './lost-backup.ts';
 import { concurrently } from '../repository/concurrently.ts';
 import { readOutcome } from '../repository/outcome.ts';
+import { unlessUnreadable } from '../repository/own-record.ts';
 import type { Repository } from '../repository/repository.ts';
 import {
   listSlots,
@@ -106,10 +107,12 @@ async function openBackup(
   let read = 0;
   for await (const past of slotsBefore(r, series, slot, notBefore, signal)) {
     if ((read += 1) > MOST_READ) return undefined;
-    const record = await readSlot(r, series, past, signal);
+    // One damaged record must not end a schedule: what it said is unknown, and two Backups at once are fenced elsewhere.
+    const record = await unlessUnreadable(readSlot(r, series, past, signal), undefined);
     if (record?.backupName === undefined) continue;
     const { backupName, outcome, recordedAt } = record;
-    if (await readOutcome(r, backupName, signal)) return undefined;
+    // Written at its end, whatever it said.
+    if (await unlessUnreadable(readOutcome(r, backupName, signal), 'unreadable')) return undefined;
     if (asked?.backupName !== backupName) return { ask: backupName };
     const sinceMs = now.getTime() - Date.parse(recordedAt);
     const mayBegin = outcome === 'ran' && sinceMs >= 0 && sinceMs < BEGINS_WITHIN_MS;

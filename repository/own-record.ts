@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { BackupError } from '../core/errors.ts';
+import { BackupError, isBackupError } from '../core/errors.ts';
 import { quoted } from './layout.ts';
 import type { Repository } from './repository.ts';
 import { readSmallText, utf8 } from './small-object.ts';
@@ -66,4 +66,17 @@ function unreadable(key: string, why: string, cause?: unknown): BackupError {
 function firstIssue({ issues }: z.ZodError): string {
   const [issue] = issues;
   return issue ? `${quoted(issue.path.join('.'))}: ${issue.message}` : 'it is of another shape';
+}
+
+/** What a record says, or `otherwise` where it is there and nobody can read it. What the store throws is thrown. */
+export async function unlessUnreadable<Value, Other>(
+  reading: Promise<Value>,
+  otherwise: Other,
+): Promise<Value | Other> {
+  try {
+    return await reading;
+  } catch (error) {
+    if (isBackupError(error, 'format-invalid', 'object-damaged')) return otherwise;
+    throw error;
+  }
 }

@@ -2,9 +2,11 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { slotBackupName, slotStamp } from '../../core/slots.ts';
 import { repairWal } from '../../operations/repair-wal.ts';
 import { listBackups } from '../../repository/catalogue.ts';
 import { backupInfoKey, walKey } from '../../repository/layout.ts';
+import { writeOutcome } from '../../repository/outcome.ts';
 import { findWal, readWal } from '../../repository/wal.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 import { compressBytes } from '../../streams/codec.ts';
@@ -188,6 +190,39 @@ describe('a WAL object', () => {
       expect((await listBackups(site.repository, NEVER)).length).toBe(2);
     },
   );
+});
+
+describe('the record of a slot or of an outcome', () => {
+  const earlier = new Date(SLOT.getTime() - 3_600_000);
+  const keyOf = (slot: Date) => `${SERVER}/walkeep/slots/hourly/${slotStamp(slot)}.json`;
+
+  it.for(WAYS)(
+    'F6, $why: does not keep the next slots from running, and is decided by nobody a second time',
+    async ({ change }) => {
+      expect(await site.slot(earlier)).toBe('ran');
+      await damage(site.inner, keyOf(earlier), (bytes) => change(bytes.subarray(0, 250)));
+      expect(await site.slot(SLOT)).toBe('ran');
+      await expect(site.slot(earlier)).rejects.toMatchObject({ code: 'format-invalid' });
+    },
+  );
+
+  it('F6, fault 27: an outcome that was cut is that of a Backup that has ended', async () => {
+    expect(await site.slot(earlier)).toBe('ran');
+    expect(await site.slot(SLOT)).toContain('asks about');
+    const backupName = slotBackupName('hourly', earlier);
+    const outcome = {
+      version: 1 as const,
+      backupName,
+      status: { phase: 'completed' },
+      recordedAt: earlier.toISOString(),
+    };
+    await writeOutcome(site.repository, outcome, { mode: 'create', signal: NEVER });
+    const [key = ''] = [...(await contentsOf(site.inner)).keys()].filter((name) =>
+      name.includes(`${backupName}.json`),
+    );
+    await damage(site.inner, key, halved);
+    expect(await site.slot(SLOT)).toBe('ran');
+  });
 });
 
 describe('the owner record', () => {
