@@ -57,7 +57,7 @@ async function writeCell(bench: Bench, reason: Reason | undefined): Promise<void
   if (reason !== undefined) return requireNoOption(bench);
   bench.written = await write(cell, source, folder);
   const tars = await countTars(folder, bench.written.first);
-  if (cell.shape === 'parts') expect(tars).toBeGreaterThan(3);
+  if (cell.shape === 'parts') expect(tars).toBeGreaterThan(2);
   const suffix = CODEC_SUFFIX[cell.codec];
   const keys = await folder.keys();
   const isWal = (key: string) => key.startsWith('wals/');

@@ -23,8 +23,10 @@ export interface Place {
   readonly kind: StoreKind;
   readonly destination: string;
   readonly config: StoreConfig;
-  /** As in a manifest, without credentials. */
+  /** As in a manifest; it may name the secret below. */
   readonly barmanObjectStore: RepositoryReference['barmanObjectStore'];
+  /** For a state directory, where the environment would not do. */
+  readonly secret?: { readonly name: string; readonly values: ReadonlyMap<string, Secret> };
   /** Credentials, as both tools find them. */
   readonly environment: Readonly<Record<string, string>>;
   /** The same for barman-cloud, where it takes another way. */
@@ -78,6 +80,7 @@ async function s3Place(): Promise<Place> {
 async function azurePlace(): Promise<Place> {
   const azurite = await startAzurite();
   const destination = azurite.destination(PREFIX);
+  const connectionString = new Secret(azurite.connectionString);
   return {
     kind: 'Azure',
     destination,
@@ -86,9 +89,13 @@ async function azurePlace(): Promise<Place> {
       serviceUrl: azurite.serviceUrl,
       container: azurite.container,
       prefix: PREFIX,
-      credentials: { way: 'connection-string', connectionString: new Secret(azurite.connectionString) },
+      credentials: { way: 'connection-string', connectionString },
     },
-    barmanObjectStore: { destinationPath: destination },
+    barmanObjectStore: {
+      destinationPath: destination,
+      azureCredentials: { connectionString: { name: 'azure', key: 'CONNECTION' } },
+    },
+    secret: { name: 'azure', values: new Map([['CONNECTION', connectionString]]) },
     environment: { AZURE_STORAGE_CONNECTION_STRING: azurite.connectionString },
     words: ['--cloud-provider', 'azure-blob-storage'],
   };

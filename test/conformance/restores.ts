@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { expect } from 'vitest';
 import { planFromRepository } from '../../operations/recovery-plan.ts';
 import { restore } from '../../operations/restore.ts';
+import { openStateDirectory } from '../../operations/state-directory.ts';
 import { recoveryCommandLine } from '../../operations/wal-command-lines.ts';
 import { readBackupManifest } from '../../repository/backup-record.ts';
 import { readBackup } from '../../repository/catalogue.ts';
@@ -42,13 +43,13 @@ export async function restoreByWalkeep(folder: Folder, source: Source, backup: T
   const target = { backupID: backup.backupId };
   const plan = await planFromRepository(repository, { target }, { signal });
   expect(plan.backupId).toBe(backup.backupId);
+  const stateDirectory = makeTempDir('state');
+  if (place.secret)
+    await openStateDirectory(stateDirectory).createSecret({ namespace: 'default', ...place.secret });
   const ports = {
     repository,
     store: place.config,
-    restoreCommand: recoveryCommandLine({
-      recoveryFile: 'walkeep_recovery.json',
-      stateDirectory: makeTempDir('state'),
-    }),
+    restoreCommand: recoveryCommandLine({ recoveryFile: 'walkeep_recovery.json', stateDirectory }),
     reference: {
       namespace: 'default',
       serverName: folder.server,

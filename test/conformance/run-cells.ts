@@ -33,12 +33,13 @@ export function describeCells(cells: readonly Cell[]): void {
 
 function describeCell(cell: Cell, open: () => Promise<Bench>): void {
   let bench: Bench;
-  const began = performance.now();
+  let began = 0;
   const outcomes: Partial<Record<Operation, Outcome>> = {};
   const reasons: Partial<Record<Operation, string>> = {};
   const failures: Partial<Record<Operation, string>> = {};
 
   beforeAll(async () => {
+    began = performance.now();
     bench = await open();
   });
   afterAll(() => {

@@ -135,7 +135,7 @@ function barmanWriter(cell: Cell, source: Source, folder: Folder): Writer {
         backupName,
         '--immediate-checkpoint',
         ...codecOption(baseCodecOf(cell)),
-        ...(cell.shape === 'parts' ? ['--max-archive-size', '2MB', '--jobs', '2'] : []),
+        ...(cell.shape === 'parts' ? ['--max-archive-size', '1MB', '--jobs', '2'] : []),
       ];
       const outcome = await folder.barman('barman-cloud-backup', options, [], source.postgres);
       expect(outcome).toMatchObject({ code: 0 });
