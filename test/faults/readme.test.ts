@@ -7,10 +7,14 @@ const ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 18, 19, 21, 26
 const OPERATIONS = ['backup', 'archive', 'restore'];
 const OF_PROOFS = [1, 2, 3, 5, 6, 8, 11, 13, 14, 15, 16, 18, 19, 21, 26, 34, 36, 37];
 const OF_SWEEPS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 18, 19, 21, 26, 34, 35, 36, 37, 38];
+/** Where every operation has a test. */
+const OF_STORES = [17, 20, 22, 23, 24, 25, 27, 29, 32, 33];
+const ALL_OPERATIONS = [...OPERATIONS, 'verify', 'sweep', 'schedule', 'controller'];
 /** Row and operation. */
 const CELLS = [
   ...ROWS.flatMap((row) => OPERATIONS.map((operation) => [row, operation] as const)),
   ...OF_PROOFS.map((row) => [row, 'verify'] as const),
+  ...OF_STORES.flatMap((row) => ALL_OPERATIONS.map((operation) => [row, operation] as const)),
   ...OF_SWEEPS.flatMap((row) => [[row, 'sweep'] as const, [row, 'schedule'] as const]),
 ];
 
