@@ -37,7 +37,7 @@ beforeEach(async () => {
 describe('a part of a base backup', () => {
   it.for(withCodec)(
     'C2, C6, $why, as $codec: restores nothing that starts, and is named',
-    async ({ change, codec }) => {
+    async ({ why, change, codec }) => {
       const other = makeBareSite({ inner: site.inner, codec });
       const id = await other.backUp();
       for (const name of [0, 1].map(
