@@ -1,19 +1,7 @@
 /** The page that says what the matrix came to. Pure. */
-import {
-  baseCodecOf,
-  cellName,
-  OPERATIONS,
-  REASONS,
-  RELEASES,
-  STORE_KINDS,
-  type Cell,
-  type Operation,
-} from './cells.ts';
+import { cellName, OPERATIONS, REASONS, RELEASES, type Cell, type Operation } from './cells.ts';
 import type { CellResult, Outcome } from './outcome.ts';
 
-export type Row = CellResult;
-
-/** What stands in a column, by how bad it is: the worst of the cells that share a line is shown. */
 const MARKS: Record<Outcome | 'not run', string> = {
   works: 'ok',
   'as known': '',
@@ -23,69 +11,68 @@ const MARKS: Record<Outcome | 'not run', string> = {
 };
 
 /**
- * A line for each way to write and read; cells that differ in the store only and came to the same share one. Below it,
- * why something does not work, and what was not run.
+ * A line for all cells of one writer and release that came to the same, which says what they were. Below it, why
+ * something does not work, what failed, and which release was not run.
  */
-export function matrixPage(cells: readonly Cell[], rows: readonly Row[]): string {
-  const byName = new Map(rows.map((row) => [cellName(row.cell), row]));
-  const lines = new Map<string, string[]>();
-  const counts = { ok: 0, known: 0, failed: 0, missing: 0 };
+export function matrixPage(cells: readonly Cell[], results: readonly CellResult[]): string {
+  const byName = new Map(results.map((result) => [cellName(result.cell), result]));
+  const lines = new Map<string, Cell[]>();
   for (const cell of cells) {
-    const row = byName.get(cellName(cell));
-    const marks = OPERATIONS.map((operation) => markOf(row, operation));
-    count(counts, row);
-    const key = [...describe(cell), ...marks].join('\u0000');
-    lines.set(key, [...(lines.get(key) ?? []), cell.store]);
+    const marks = OPERATIONS.map((operation) => markOf(byName.get(cellName(cell)), operation));
+    const key = [cell.writer, cell.release, ...marks].join('\u0000');
+    lines.set(key, [...(lines.get(key) ?? []), cell]);
   }
-  const table = [...lines].map(([key, stores]) => {
-    const [who = '', release = '', major = '', shape = '', codecs = '', ...marks] = key.split('\u0000');
-    const where = STORE_KINDS.every((store) => stores.includes(store)) ? 'all' : stores.join(', ');
-    return [who, release, major, shape, codecs, where, ...marks];
+  const table = [...lines].map(([key, own]) => {
+    const [writer = '', release = '', ...marks] = key.split('\u0000');
+    const all = (of: (cell: Cell) => string | number) => [...new Set(own.map(of))].join(', ');
+    const what = [all(({ codec }) => codec), all(({ store }) => store)];
+    const where = [all(({ major }) => major), all(({ shape }) => shape), String(own.length)];
+    return [writer, release, ...what, ...where, ...marks];
   });
-  const head = ['writer', 'barman-cloud', 'PostgreSQL', 'shape', 'codec', 'store', ...OPERATIONS];
-  const used = new Set(rows.flatMap(({ reasons }) => Object.values(reasons)));
-  const reasons = Object.values(REASONS).filter(({ id }) => used.has(id));
+  const head = ['writer', 'barman', 'codecs', 'stores', 'PostgreSQL', 'shapes', 'cells', ...OPERATIONS];
   return [
-    `${counts.ok} answers as they should be, ${counts.known} that are known not to work, ${counts.failed} failed; ${counts.missing} of ${cells.length} cells were not run.`,
+    summary(cells, byName),
     '',
     ...markdown(head, table),
     '',
-    ...reasons.map(({ id, whose, text }) => `- \`${id}\`, ${whose}'s: ${text}.`),
+    ...reasonsOf(results),
     ...notRun(cells, byName),
-    ...rows.flatMap(failuresOf),
+    ...results.flatMap(failuresOf),
     '',
   ].join('\n');
 }
 
-function describe(cell: Cell): string[] {
-  const base = baseCodecOf(cell);
-  const codecs = base === cell.codec ? cell.codec : `${cell.codec}, tars ${base}`;
-  return [cell.writer, cell.release, String(cell.major), cell.shape, codecs];
+function markOf(result: CellResult | undefined, operation: Operation): string {
+  const outcome = result?.outcomes[operation] ?? 'not run';
+  return outcome === 'as known' ? (result?.reasons[operation] ?? '') : MARKS[outcome];
 }
 
-function markOf(row: Row | undefined, operation: Operation): string {
-  const outcome = row?.outcomes[operation] ?? 'not run';
-  return outcome === 'as known' ? (row?.reasons[operation] ?? '') : MARKS[outcome];
+function summary(cells: readonly Cell[], byName: ReadonlyMap<string, CellResult>): string {
+  const results = cells.flatMap((cell) => byName.get(cellName(cell)) ?? []);
+  const outcomes = results.flatMap((result) => Object.values(result.outcomes));
+  const count = (wanted: Outcome) => outcomes.filter((outcome) => outcome === wanted).length;
+  const ran = `${results.length} of ${cells.length} cells were run`;
+  return `${ran}: ${count('works')} times it works, ${count('as known')} times it does not, as is known, ${count('failed')} failed.`;
 }
 
-function count(counts: { ok: number; known: number; failed: number; missing: number }, row?: Row): void {
-  if (row === undefined) counts.missing += 1;
-  for (const outcome of Object.values(row?.outcomes ?? {})) {
-    if (outcome === 'works') counts.ok += 1;
-    if (outcome === 'as known') counts.known += 1;
-    if (outcome === 'failed') counts.failed += 1;
-  }
+function reasonsOf(results: readonly CellResult[]): string[] {
+  const used = new Set(results.flatMap(({ reasons }) => Object.values(reasons)));
+  return Object.values(REASONS)
+    .filter(({ id }) => used.has(id))
+    .map(({ id, whose, text }) => `- \`${id}\`, ${whose}'s: ${text}.`);
 }
 
-function notRun(cells: readonly Cell[], byName: ReadonlyMap<string, Row>): string[] {
+function notRun(cells: readonly Cell[], byName: ReadonlyMap<string, CellResult>): string[] {
   return RELEASES.flatMap((release) => {
     const own = cells.filter((cell) => cell.release === release);
-    if (own.some((cell) => byName.has(cellName(cell)))) return [];
-    return [`- \`not run\`: this machine has no barman-cloud ${release}, or no Python that it accepts.`];
+    if (own.length === 0 || own.some((cell) => byName.has(cellName(cell)))) return [];
+    return [
+      `- \`not run\`: nothing with barman-cloud ${release}: it was left out, or this machine has no Python that it accepts.`,
+    ];
   });
 }
 
-function failuresOf({ cell, failures }: Row): string[] {
+function failuresOf({ cell, failures }: CellResult): string[] {
   return Object.entries(failures).map(
     ([operation, text]) => `- FAILED: ${cellName(cell)}: ${operation}: ${text}`,
   );
