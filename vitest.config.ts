@@ -6,7 +6,7 @@ const SECOND_MS = 1000;
 const WITH_SERVERS = ['test/integration/**', 'test/e2e/**', 'test/faults/**', 'test/conformance/**'];
 
 /** Stories of many minutes in which faults follow each other: scripts/conformance runs them. */
-const LONG = ['failing-disk', 'wire', 'slots', 'schedule', 'sweep', 'sweep-and-proof'].map(
+const LONG = ['failing-disk', 'wire', 'secrets', 'slots', 'schedule', 'sweep', 'sweep-and-proof'].map(
   (name) => `test/faults/${name}.test.ts`,
 );
 
