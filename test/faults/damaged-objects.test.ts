@@ -1,9 +1,11 @@
 /** Faults 25 and 27: a bit turned in an object, an object cut, an object empty. Every operation, without a server. */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { slotBackupName, slotStamp } from '../../core/slots.ts';
 import { repairWal } from '../../operations/repair-wal.ts';
+import { writeBackupRecord } from '../../repository/backup-record.ts';
 import { listBackups } from '../../repository/catalogue.ts';
 import { backupInfoKey, walKey } from '../../repository/layout.ts';
 import { writeOutcome } from '../../repository/outcome.ts';
@@ -45,7 +47,9 @@ describe('a part of a base backup', () => {
       )) {
         const key = `${SERVER}/base/${id}/${name}`;
         const whole = (await contentsOf(site.inner, key)).get(key)!;
-        await damage(site.inner, key, change);
+        // In the bytes of a file, uncompressed, where nothing but the recorded hash tells.
+        const isInAFile = why.includes('25') && codec === 'none' && name.includes('_0001');
+        await damage(site.inner, key, isInAFile ? flipped(5_000) : change);
         const into = join(makeTempDir('damaged'), 'data');
         await expect(other.restore({ into }), name).rejects.toMatchObject({
           code: expect.stringMatching(/object-damaged|format-invalid/),
@@ -243,22 +247,43 @@ describe('a sweep', () => {
   const NOW = Date.now();
 
   it.for([
-    { why: 'fault 27: cut', change: halved },
-    { why: 'fault 27: empty', change: emptied },
+    { why: 'fault 27: cut', change: halved, kept: [3, 2] },
+    { why: 'fault 27: empty', change: emptied, kept: [3, 2] },
+    { why: 'undamaged', change: (bytes: Buffer) => bytes, kept: [2] },
   ])(
-    'D2, $why: a damaged backup does not count for the minimum, and what it needs is not freed by it',
-    async ({ change }) => {
+    'D2, $why: a damaged backup does not count for what is to be kept, and the one before it stays',
+    async ({ change, kept }) => {
       const inner = createMemoryStore();
       const old = aged(inner, (key) => (/\/(base|wals|tombstones)\//.test(key) ? OLD_MS : 0));
       const due = makeBareSite({ inner: old });
-      await putBenchBackup(due.repository, { at: 10, daysOld: 3 }, NOW);
+      for (const [index, daysOld] of [4, 3, 2].entries())
+        await putBenchBackup(due.repository, { at: 10 + index * 10, daysOld }, NOW);
       await putBenchWal(due.repository, 5, 40);
-      for (let number = 1; number <= 3; number += 1) await due.push(segment(number));
-      const damaged = await due.backUp({ now: new Date(NOW - 86_400_000) });
-      await damage(inner, `${SERVER}/base/${damaged}/data_0001.tar.gz`, change);
+      const newest = idOf(2, NOW);
+      const part = { codec: 'none' as const, plainBytes: 10, storedBytes: 10, members: 1 };
+      const about = { walkeepVersion: '0.0.0', cluster: 'pg', instance: 'pg-1', postgresVersion: 150_020 };
+      const sha256 = createHash('sha256').digest('hex');
+      await writeBackupRecord(
+        due.repository,
+        {
+          version: 1,
+          backupId: newest,
+          systemId: SYSTEM_ID,
+          parts: ['data.tar', 'data_0001.tar'].map((name) => ({
+            ...part,
+            name,
+            plainSha256: sha256,
+            storedSha256: sha256,
+          })),
+          pageChecksumFailures: [],
+          ...about,
+        },
+        NEVER,
+      );
+      await damage(inner, `${SERVER}/base/${newest}/data_0001.tar`, change);
       for (let round = 0; round < 3; round += 1) await due.sweep({ rules: { keepLast: 1, minimum: 1 } });
       const listed = (await listBackups(due.repository, NEVER)).filter(({ info }) => info !== undefined);
-      expect(listed.map((entry) => entry.backupId)).toContain(idOf(3, NOW));
+      expect(listed.map((entry) => entry.backupId)).toEqual(kept.map((daysOld) => idOf(daysOld, NOW)));
     },
   );
 
