@@ -1,6 +1,7 @@
 import type { CompletedPart } from '@aws-sdk/client-s3';
 import { isBackupError } from '../core/errors.ts';
 import { abortable } from '../streams/abortable.ts';
+import { release } from '../streams/chunks.ts';
 import type { PutOptions } from './object-store.ts';
 import { odd } from './s3-client.ts';
 import type { S3Connection } from './s3-client.ts';
@@ -22,25 +23,28 @@ export interface S3Attributes {
 const MiB = 1024 * 1024;
 /** Bodies up to here go in one PUT; beyond, this is the least size of a part. */
 export const PART_BYTES = 16 * MiB;
-/** Four parts; of parts that are larger, fewer. */
-const BYTES_AT_ONCE = 4 * PART_BYTES;
+/** While one part is sent the next is gathered: a backup has several uploads side by side, all of them in memory. */
+const BYTES_AT_ONCE = PART_BYTES;
+/** Bodies of unknown size have parts of the least size up to here: no part of a backup is larger. */
+const EQUAL_UP_TO = 100 * 1024 * MiB;
 const LONGEST_PART_LIST = 10_000;
+const LARGEST_PART_BYTES = 5 * 1024 * MiB;
 const CLEAN_UP_MS = 15_000;
 const GRACE_MS = 1000;
 
 /**
  * The size of the next part. S3 takes 10 000 parts and 5 TiB: of a body of unknown size the parts grow with what has
- * been sent (beyond 19 GiB), so that all fit and no more than a part in 1200 is held in memory. Of a known size all
- * parts are equal, which some stores demand.
+ * been sent (beyond 100 GiB), so that all fit. Of a known size all parts are equal, which some stores demand.
  */
 export function partBytes(sentBytes: number, sizeBytes?: number): number {
-  const needed = sizeBytes === undefined ? sentBytes / 1200 : sizeBytes / (LONGEST_PART_LIST - 500);
-  return Math.max(PART_BYTES, Math.ceil(needed / MiB) * MiB);
+  const grown = sentBytes < EQUAL_UP_TO ? 0 : sentBytes / 860;
+  const needed = sizeBytes === undefined ? grown : sizeBytes / (LONGEST_PART_LIST - 500);
+  return Math.min(LARGEST_PART_BYTES, Math.max(PART_BYTES, Math.ceil(needed / MiB) * MiB));
 }
 
 /**
- * Uploads `parts` as one object, at most four at once (fewer when they are large). When anything fails, the upload is
- * removed at the server, and nothing is stored.
+ * Uploads `parts` as one object, one after the other. When anything fails, the upload is removed at the server, and
+ * nothing is stored.
  *
  * @param confirm whether the object that is at the target is this very upload; asked when the answer to its completion
  *   was lost or odd
@@ -114,15 +118,20 @@ async function sendParts(
   let failure: { error: unknown } | undefined;
 
   const begin = (number: number, body: Uint8Array) => {
-    flyingBytes += body.length;
+    const sentBytes = body.length;
+    flyingBytes += sentBytes;
     const sending = sendPart(connection, upload, number, body, stop.signal)
-      .then((part) => void done.push(part))
+      .then((part) => {
+        done.push(part);
+        // Only now: of a call that failed, the socket may still be sending.
+        release(body);
+      })
       .catch((error: unknown) => {
         failure ??= { error };
         stop.abort(error);
       })
       .finally(() => {
-        flyingBytes -= body.length;
+        flyingBytes -= sentBytes;
         inFlight.delete(sending);
       });
     inFlight.add(sending);

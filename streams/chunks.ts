@@ -5,6 +5,19 @@ export async function* piecesOf(...pieces: readonly Uint8Array[]): AsyncGenerato
   yield* pieces;
 }
 
+/** What was allocated here, and is nobody else's. */
+const gatheredHere = new WeakSet<Uint8Array>();
+
+/**
+ * Gives the memory of a piece that `piecesOfSize` gathered back at once: the collector sees only a small object, and lets
+ * hundreds of megabytes of such pieces lie. Others are left alone. Afterwards the piece is empty: nobody may be reading it.
+ */
+export function release(piece: Uint8Array): void {
+  if (!gatheredHere.delete(piece)) return;
+  // ECMAScript 2024: what the types of 2023 do not know.
+  (piece.buffer as ArrayBuffer & { transfer(sizeBytes: number): ArrayBuffer }).transfer(0);
+}
+
 /**
  * The same bytes in pieces of exactly `sizeBytes`; only the last may be shorter, and none is empty. Every piece is a
  * buffer of its own or a view of one that was handed over: nothing is reused.
@@ -33,6 +46,7 @@ export async function* piecesOfSize(
       filled += taken;
       rest = rest.subarray(taken);
       if (filled === size) {
+        gatheredHere.add(gathered);
         yield gathered;
         gathered = undefined;
         filled = 0;
