@@ -13,6 +13,9 @@ const LONG = ['failing-disk', 'wire', 'secrets', 'slots', 'schedule', 'sweep', '
 /** All that barman-cloud and walkeep do to each other's repositories: scripts/conformance; a few cells run everywhere. */
 const MATRIX = ['test/conformance/matrix-*.test.ts'];
 
+/** What scripts/bench runs, at its own length. */
+const BENCH = ['test/bench/*.test.ts'];
+
 const SERVERS = { testTimeout: 180 * SECOND_MS, hookTimeout: 180 * SECOND_MS };
 
 export default defineConfig({
@@ -27,7 +30,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/**/*.test.ts'],
-          exclude: WITH_SERVERS,
+          exclude: [...WITH_SERVERS, ...BENCH],
           testTimeout: 20 * SECOND_MS,
           hookTimeout: 60 * SECOND_MS,
         },
@@ -43,6 +46,7 @@ export default defineConfig({
           retry: process.env['CI'] === undefined ? 0 : 1,
         },
       },
+      { extends: true, test: { name: 'bench', include: BENCH, ...SERVERS } },
       // Whoever died is waited for, by heartbeats and the pauses between attempts, more than once in a test.
       { extends: true, test: { name: 'long', include: LONG, ...SERVERS, testTimeout: 300 * SECOND_MS } },
       { extends: true, test: { name: 'matrix', include: MATRIX, ...SERVERS } },
