@@ -31,13 +31,14 @@ export async function startPlace(name: PlaceName): Promise<Place> {
       };
     }
     case 'azurite': {
-      const { serviceUrl, container, connectionString, destination } = await startAzurite();
+      const azurite = await startAzurite();
+      const { serviceUrl, container, connectionString } = azurite;
       const credentials = { way: 'connection-string', connectionString } as const;
       return {
         store: { kind: 'azure', serviceUrl, container, prefix: '', credentials },
         barman: {
           options: ['--cloud-provider', 'azure-blob-storage'],
-          url: destination(),
+          url: azurite.destination(),
           environment: { AZURE_STORAGE_CONNECTION_STRING: connectionString },
         },
       };
