@@ -52,7 +52,7 @@ export function reviewExternalClusters(entries: readonly ExternalCluster[], path
       findings.push({ path: here, message, fix, severity: 'error' });
     }
     if (entry.barmanObjectStore) {
-      findings.push(...reviewObjectStore(entry.barmanObjectStore, [...here, 'barmanObjectStore']));
+      findings.push(...reviewObjectStore(entry.barmanObjectStore, [...here, 'barmanObjectStore'], 'read'));
     }
     if (entry.plugin?.name === BARMAN_PLUGIN && !entry.plugin.enabled) {
       const message = `plugin ${show(entry.plugin.name)} is switched off: nothing is recovered by it`;

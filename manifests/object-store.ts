@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { parsePostgresSeconds } from '../core/duration.ts';
 import { commandArguments, flag, secretKeySelector, textMap, textThat } from './fields.ts';
-import { reviewArguments } from './object-store-arguments.ts';
+import { ENCRYPTIONS, reviewArguments, type StoreUse } from './object-store-arguments.ts';
 import {
   endpointFault,
   examineDestination,
@@ -14,7 +14,6 @@ import { show, type FieldPath, type Finding } from './problem.ts';
 export const WAL_COMPRESSIONS = ['bzip2', 'gzip', 'lz4', 'snappy', 'xz', 'zstd'] as const;
 /** For base backups CNPG allows neither xz nor zstd; walkeep takes zstd, and says what that means. */
 export const DATA_COMPRESSIONS = ['bzip2', 'gzip', 'lz4', 'snappy', 'zstd'] as const;
-const ENCRYPTIONS = ['AES256', 'aws:kms'] as const;
 
 /** Barman's default number of parallel jobs of a base backup. */
 export const DEFAULT_JOBS = 2;
@@ -97,7 +96,11 @@ export const barmanObjectStoreSchema = z.object({
 export type BarmanObjectStore = z.infer<typeof barmanObjectStoreSchema>;
 
 /** The rules that concern more than one field of an object store. */
-export function reviewObjectStore(store: BarmanObjectStore, path: FieldPath): Finding[] {
+export function reviewObjectStore(
+  store: BarmanObjectStore,
+  path: FieldPath,
+  use: StoreUse = 'written',
+): Finding[] {
   const examined = examineDestination(store.destinationPath);
   const destination = 'destination' in examined ? examined.destination : undefined;
   return [
@@ -107,7 +110,7 @@ export function reviewObjectStore(store: BarmanObjectStore, path: FieldPath): Fi
     ...reviewGoogle(store, [...path, 'googleCredentials']),
     ...reviewWal(store, destination, [...path, 'wal']),
     ...reviewData(store, destination, [...path, 'data']),
-    ...reviewArguments(store, destination, path),
+    ...reviewArguments(store, destination, path, use),
   ];
 }
 

@@ -3,6 +3,7 @@ import { existsSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { BackupError } from '../core/errors.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { encryptionOf } from '../manifests/object-store-arguments.ts';
 import type { Repository } from '../repository/repository.ts';
 import { createArchiveSource, type ArchiveSource, type ArchiveTarget } from './archive-source.ts';
 import { fetchWal, type FetchedWal, type FetchPlan } from './fetch-wal.ts';
@@ -43,7 +44,8 @@ export async function openArchiveTarget(
 ): Promise<Omit<ArchiveTarget, 'revision'>> {
   const repository = await openClusterRepository(manifest, resolver);
   const store = manifest.spec.backup?.barmanObjectStore;
-  const { encryption, maxParallel = 1, compression } = store?.wal ?? {};
+  const { maxParallel = 1, compression } = store?.wal ?? {};
+  const encryption = encryptionOf(store, 'wal');
   return {
     repository,
     maxParallel,

@@ -10,6 +10,7 @@ import { BackupError, isBackupError } from '../core/errors.ts';
 import { formatLsn } from '../core/lsn.ts';
 import { parseRate } from '../core/rate.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
+import { encryptionOf } from '../manifests/object-store-arguments.ts';
 import type { JobRegistry } from '../operations/job-registry.ts';
 import type { BackupCounts } from '../operations/metrics.ts';
 import { codecOf, openRepository, resolveClusterAccess } from '../operations/open-repository.ts';
@@ -120,7 +121,8 @@ export function createBackupPorts(worker: BackupWorkerPorts): {
 /** What the manifest says about base backups, with this instance's data directory. */
 export function takeBackupInput(input: CopyBackupInput, pgdata: string): TakeBackupInput {
   const store = input.manifest.spec.backup?.barmanObjectStore;
-  const { compression, encryption, jobs = 2 } = store?.data ?? {};
+  const { compression, jobs = 2 } = store?.data ?? {};
+  const encryption = encryptionOf(store, 'data');
   const { limits } = input;
   return {
     cluster: input.cluster,
@@ -204,12 +206,13 @@ function placeOf(
   repository: Repository,
 ): Partial<BackupStatus> {
   const store = manifest.spec.backup?.barmanObjectStore;
+  const encryption = encryptionOf(store, 'data');
   return {
     method: 'barmanObjectStore',
     serverName: repository.server,
     ...(store && { destinationPath: store.destinationPath }),
     ...(store?.endpointURL !== undefined && { endpointURL: store.endpointURL }),
-    ...(store?.data.encryption !== undefined && { encryption: store.data.encryption }),
+    ...(encryption !== undefined && { encryption }),
     ...(input.instance !== undefined && { instanceID: { podName: input.instance } }),
   };
 }

@@ -207,6 +207,14 @@ describe('wal and data', () => {
       undefined,
     ],
     ['wal: {restoreAdditionalCommandArgs: [--addressing-style, virtual]}', undefined],
+    // as barman wants it
+    ['data: {additionalCommandArgs: ["--encryption=aws:kms", "--sse-kms-key-id=abc"]}', undefined],
+    ['wal: {archiveAdditionalCommandArgs: [-e, "aws:kms", --sse-kms-key-id, abc]}', undefined],
+    [
+      'wal: {encryption: aws:kms, archiveAdditionalCommandArgs: ["-eaws:kms", --sse-kms-key-id=a]}',
+      undefined,
+    ],
+    ['wal: {restoreAdditionalCommandArgs: [-e, "aws:kms"]}', /do nothing here: -e$/],
     // of a command that only reads
     ['wal: {restoreAdditionalCommandArgs: [--sse-kms-key-id, k]}', /do nothing here: --sse-kms-key-id$/],
     [
@@ -225,17 +233,49 @@ describe('wal and data', () => {
   test.for([
     [
       'data: {additionalCommandArgs: [--sse-kms-key-id, k]}',
-      /neither data.encryption nor wal.encryption is aws:kms/,
+      /data\.encryption is not aws:kms, so no base backup would be encrypted/,
+    ],
+    [
+      'data: {encryption: aws:kms}\nwal: {archiveAdditionalCommandArgs: [--sse-kms-key-id=k]}',
+      /wal\.encryption is not aws:kms, so no WAL would be encrypted/,
+    ],
+    [
+      'data: {additionalCommandArgs: [-e, AES256, --sse-kms-key-id, k]}',
+      /data\.encryption is not aws:kms, so no base backup/,
+    ],
+    ['data: {additionalCommandArgs: ["--encryption=AES128"]}', /--encryption expects one of AES256, aws:kms/],
+    [
+      'wal: {encryption: AES256, archiveAdditionalCommandArgs: ["-eaws:kms"]}',
+      /--encryption is aws:kms, but wal\.encryption is AES256/,
+    ],
+    [
+      'data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id]}',
+      /--sse-kms-key-id comes without a value/,
     ],
     ['data: {additionalCommandArgs: [--addressing-style, fast]}', /expects one of auto, virtual, path/],
     [
-      'data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id, k]}\nwal: {archiveAdditionalCommandArgs: [--sse-kms-key-id, l]}',
+      'data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id, k]}\nwal: {encryption: aws:kms, archiveAdditionalCommandArgs: [--sse-kms-key-id, l]}',
       /different values/,
     ],
   ] as const)("barman's argument that can't be meant is refused: %s", ([fields, message]) => {
     expect(errorsOf(`s3Credentials: {inheritFromIAMRole: true}\n${fields}`, 's3://b/p')).toMatchObject([
       { message: expect.stringMatching(message) },
     ]);
+  });
+
+  test.for([
+    'data: {additionalCommandArgs: ["--sse-kms-key-id=abc"]}',
+    'data: {additionalCommandArgs: ["--encryption=AES128"]}',
+    'data: {encryption: AES256, additionalCommandArgs: ["--encryption=aws:kms"]}',
+    'data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id]}',
+    'wal: {encryption: aws:kms, archiveAdditionalCommandArgs: [--sse-kms-key-id=k]}, data: {encryption: aws:kms, additionalCommandArgs: [--sse-kms-key-id=l]}',
+  ])('what can only be meant for writing keeps no external cluster away: %s', (fields) => {
+    const store = `{destinationPath: s3://b/p, s3Credentials: {inheritFromIAMRole: true}, ${fields}}`;
+    const { problems } = loadText(
+      `${clusterWithStore('', 'file:///b')}\n  externalClusters: [{name: origin, barmanObjectStore: ${store}}]\n`,
+    );
+    const own = problems.filter(({ field }) => field?.startsWith('spec.externalClusters'));
+    expect(own).toMatchObject([{ severity: 'warning', message: expect.stringMatching(/^--/) }]);
   });
 
   test.for(['30', '0d', '30 d', '1y', ''])('retentionPolicy "%s" is refused', (text) => {
