@@ -34,7 +34,18 @@ export function parseSource(source: Readonly<Record<string, unknown>>): External
   const fault = reviewExternalClusters([parsed.data], []).find(({ severity }) => severity === 'error');
   // The review counts entries; here is only one.
   if (fault) throw refused(fault.path.slice(1), fault.message, fault.fix || undefined);
+  requireOnePlace(parsed.data);
   return parsed.data;
+}
+
+/** A Cluster with both is warned that the plugin counts; nobody reads warnings here, and the two may be two archives. */
+function requireOnePlace({ plugin, barmanObjectStore }: ExternalCluster): void {
+  if (!barmanObjectStore || !plugin?.enabled) return;
+  throw refused(
+    [],
+    'holds "plugin" and "barmanObjectStore": which of the two archives is meant can\'t be told',
+    'keep one: "barmanObjectStore" with destinationPath and serverName, or the plugin if its ObjectStore is applied on the host of the worker',
+  );
 }
 
 /**
@@ -60,7 +71,7 @@ export async function storeOfSource(
   throw refused(
     ['plugin', 'parameters', 'barmanObjectName'],
     `ObjectStore ${show(objectStore)} is not applied on the host of this worker in namespace ${namespace}`,
-    `give what it says beside the plugin: "barmanObjectStore": {"destinationPath": …, "serverName": ${JSON.stringify(serverName)}}; or apply its manifest on this host`,
+    `give what it says instead of the plugin: "barmanObjectStore": {"destinationPath": …, "serverName": ${JSON.stringify(serverName)}}; or apply its manifest on this host`,
   );
 }
 

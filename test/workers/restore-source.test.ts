@@ -38,8 +38,25 @@ describe('the JSON source of a restore', () => {
     });
     // The plugin's own rule, and not that of barmanObjectStore.
     expect(await of(plugin({ barmanObjectName: 'bucket' }))).toMatchObject({ serverName: 'copy' });
-    const both = { ...named, barmanObjectStore: { destinationPath: 's3://other' } };
-    expect(await of(both)).toMatchObject({ destinationPath: 's3://other' });
+    const off = { ...plugin({}, { enabled: false }), barmanObjectStore: { destinationPath: 's3://other' } };
+    expect(await of(off)).toMatchObject({ destinationPath: 's3://other' });
+  });
+
+  it.for([
+    { data: { additionalCommandArgs: ['--sse-kms-key-id=abc'] } },
+    { data: { additionalCommandArgs: ['--encryption=aws:kms', '--sse-kms-key-id=abc'] } },
+    { wal: { archiveAdditionalCommandArgs: ['-e', 'none', '--sse-kms-key-id'] } },
+    {
+      data: { additionalCommandArgs: ['--addressing-style=path'] },
+      wal: { archiveAdditionalCommandArgs: ['--addressing-style=virtual'] },
+    },
+  ])('is taken with %j: nothing is written there', (fields) => {
+    const barmanObjectStore = {
+      destinationPath: 's3://b/p',
+      s3Credentials: { inheritFromIAMRole: true },
+      ...fields,
+    };
+    expect(parseSource({ name: 'o', barmanObjectStore })).toMatchObject({ barmanObjectStore });
   });
 
   it('is where the worker looks', async () => {
@@ -98,6 +115,22 @@ describe('the JSON source of a restore', () => {
       message: /"source\.plugin\.parameters\.barmanObjectName"/,
     },
     {
+      what: 'a plugin beside barmanObjectStore, whose serverName would be lost,',
+      source: {
+        ...plugin({ barmanObjectName: 'bucket', serverName: 'old' }),
+        barmanObjectStore: { destinationPath: 's3://backups/postgres' },
+      },
+      message: /"source": holds "plugin" and "barmanObjectStore": which of the two/,
+    },
+    {
+      what: 'a misspelt parameter beside barmanObjectStore',
+      source: {
+        ...plugin({ barmanObjectName: 'bucket', severName: 'old' }),
+        barmanObjectStore: { destinationPath: 's3://backups/postgres' },
+      },
+      message: /"source": holds "plugin" and "barmanObjectStore"/,
+    },
+    {
       what: 'two credentials at once',
       source: {
         name: 'o',
@@ -120,6 +153,7 @@ describe('the JSON source of a restore', () => {
     const read = async () => storeOfSource(parseSource({ ...source }), REQUEST, objectStores);
     await expect(read()).rejects.toMatchObject({
       code: 'input-invalid',
+      retryable: false,
       message: expect.stringMatching(message),
     });
   });
