@@ -51,7 +51,7 @@ function failing(r: Repository, plan: readonly Fault[]) {
 }
 
 const run = (r: Repository) =>
-  sweep(r, benchRules(), { signal: NEVER, holder: 'test', now: () => NOW, lease: { ttlMs: 400 } });
+  sweep(r, benchRules(), { signal: NEVER, holder: 'test', now: () => NOW, lease: { ttlMs: 1500 } });
 
 /** Where the answer to its taking was lost, a lease is left to run out. */
 async function runWhenFree(r: Repository): Promise<void> {
