@@ -12,7 +12,7 @@ import {
 } from './keeper-errands.ts';
 import { giveUpHold, noteHold } from './keeper-holds.ts';
 import { LIMITS } from './keeper-limits.ts';
-import { noteWritten, outcomeOf } from './keeper-outcomes.ts';
+import { giveUpOutcome, noteWritten, outcomeOf } from './keeper-outcomes.ts';
 import type { KeeperState } from './keeper-state.ts';
 
 /** What came of a duty, to be put into the state as it is by then. */
@@ -20,6 +20,12 @@ export type Change = (state: KeeperState) => KeeperState;
 
 const AGAIN_MS = 10 * 60_000;
 const AGAIN_AT_MOST_MS = 2 * 3600_000;
+
+/**
+ * A name that is too long for a record, or a record of that name that can not be read: no run of that name gets past it
+ * either. Trying again would keep the other outcomes waiting for ever.
+ */
+const NEVER_WRITTEN: readonly string[] = ['format-invalid', 'object-damaged'];
 
 /** @param failures how often it failed before: what fails for long is tried less and less often, each try is paid for */
 function againAt(failures = 0): string {
@@ -88,9 +94,13 @@ export async function writeOutcome(
     return (now) => noteWritten(now, name);
   } catch (error) {
     rethrowCancellation(error);
-    log.warn(
-      `how ${name} ended could not be written into the repository; it is tried again: ${String(error)}`,
-    );
+    const trouble = troubleOf(error, clusterQueue(own.namespace, own.cluster));
+    const why = trouble?.message ?? String(error);
+    if (trouble && NEVER_WRITTEN.includes(trouble.code)) {
+      log.warn(`how ${name} ended can not be written into the repository: ${why}`);
+      return (now) => giveUpOutcome(now, name);
+    }
+    log.warn(`how ${name} ended could not be written into the repository; it is tried again: ${why}`);
     const failures = kept?.outcomeFailures ?? 0;
     const outcomesNotBefore = againAt(failures);
     return (now) => agenda.noteAgenda(now, { outcomesNotBefore, outcomeFailures: failures + 1 });

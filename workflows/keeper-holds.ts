@@ -1,6 +1,7 @@
 import { cutText } from '../core/short-text.ts';
 import type { BackupManifest } from '../manifests/backup.ts';
 import { LIMITS } from './keeper-limits.ts';
+import { outcomesToKeep } from './keeper-outcomes.ts';
 import type { EndedBackup, KeeperState } from './keeper-state.ts';
 
 /** What `walkeep.io/hold` says; one without a reason holds as well. */
@@ -77,10 +78,14 @@ export function noRoomForHold(state: Pick<KeeperState, 'backups' | 'ended'>): st
   return `the holds (walkeep.io/hold) of ${open} Backups are not made true in the repository yet, and ${state.backups.length} Backups wait: no more can be remembered until they are`;
 }
 
-/** The newest ones that ended. One whose hold is not made yet is not forgotten: it could be deleted then. */
+/**
+ * The newest ones that ended. One whose hold is not made yet is not forgotten: it could be deleted then. Nor is one whose
+ * outcome is not written yet, within `LIMITS.unwritten`: it could run again.
+ */
 export function newestEnded(ended: readonly EndedBackup[]): EndedBackup[] {
   const open = new Set(unmadeHolds({ ended }).map(({ name }) => name));
   const newest = new Set(ended.slice(-LIMITS.ended));
-  const isLeft = (one: EndedBackup) => newest.has(one) || open.has(one.name);
-  return ended.filter(isLeft).slice(-(MOST_OPEN + LIMITS.ended));
+  const unwritten = outcomesToKeep({ ended });
+  const isLeft = (one: EndedBackup) => newest.has(one) || open.has(one.name) || unwritten.has(one.name);
+  return ended.filter(isLeft).slice(-(MOST_OPEN + LIMITS.ended + LIMITS.unwritten));
 }

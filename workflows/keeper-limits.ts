@@ -5,6 +5,8 @@ export const LIMITS = {
   desireBytes: 34 * 1024,
   waiting: 30,
   ended: 12,
+  /** Ended Backups whose outcome is still to be written. */
+  unwritten: 12,
   instances: 12,
   removed: 20,
   /** Of one text, in UTF-8. */

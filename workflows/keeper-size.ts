@@ -2,24 +2,27 @@ import { canonicalJson, utf8Bytes } from '../core/fingerprint.ts';
 import { cutText } from '../core/short-text.ts';
 import type { KnownInstance } from './interface.ts';
 import { LIMITS } from './keeper-limits.ts';
+import { outcomesToKeep } from './keeper-outcomes.ts';
 import type { EndedBackup, KeeperState } from './keeper-state.ts';
 
 /** What can be done without, the least missed first: all of it is in the repository, or is reported again. */
 const SHORTER: readonly ((state: KeeperState) => KeeperState)[] = [
   withoutVerificationTexts,
   withoutAuditLists,
-  (state) => ({ ...state, ended: state.ended.map(withoutError) }),
+  withoutErrors,
   withoutSlotReasons,
   ({ lastVerification: _verification, ...state }) => state,
-  (state) => ({ ...state, ended: state.ended.filter((one, at, all) => isOpen(one) || at >= all.length - 3) }),
+  withoutEnded,
   ({ audit: _audit, ...state }) => state,
   (state) => ({ ...state, instances: state.instances.map(withShortWords) }),
   withNewestInstances,
+  // How it ended is written all the same, without why.
+  (state) => ({ ...state, ended: state.ended.map(withoutError) }),
 ];
 
 /**
- * F4: the state, small enough to be carried on. What is declared, what waits and which holds are to be made is never
- * left out.
+ * F4: the state, small enough to be carried on. What is declared, what waits, which holds are to be made and which
+ * outcomes to be written is never left out.
  */
 export function fitting(state: KeeperState): KeeperState {
   let next = state;
@@ -47,6 +50,18 @@ function withoutAuditLists(state: KeeperState): KeeperState {
 
 function withoutError({ error: _error, ...one }: EndedBackup): EndedBackup {
   return one;
+}
+
+/** Of what is still to be written why it failed is known nowhere else. */
+function withoutErrors(state: KeeperState): KeeperState {
+  return { ...state, ended: state.ended.map((one) => (one.unwritten ? one : withoutError(one))) };
+}
+
+function withoutEnded(state: KeeperState): KeeperState {
+  const unwritten = outcomesToKeep(state);
+  const isLeft = (one: EndedBackup, at: number) =>
+    isOpen(one) || unwritten.has(one.name) || at >= state.ended.length - 3;
+  return { ...state, ended: state.ended.filter(isLeft) };
 }
 
 function isOpen({ hold, held }: EndedBackup): boolean {

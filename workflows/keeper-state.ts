@@ -147,8 +147,10 @@ export interface EndedBackup extends KnownBackup {
   readonly held?: string;
   /** Why it can never be made true. */
   readonly holdProblem?: string;
-  /** How it ended is not in the repository yet. */
+  /** How it ended is not in the repository yet … */
   readonly unwritten?: true;
+  /** … and what else belongs there: how it was to be taken. */
+  readonly method?: string;
 }
 
 /** The state of a keeper that was started with `manifest`. @throws BackupError `manifest-invalid` */
@@ -381,13 +383,17 @@ export function markBegun(state: KeeperState, name: string): KeeperState {
   };
 }
 
-/** A Backup told how it stands. One that was started by hand is listed when it has ended. */
+/**
+ * A Backup told how it stands. One that was started by hand is listed when it has ended.
+ *
+ * @param isUnwritten it has ended, and how could not be written into the repository
+ */
 export function noteBackup(
   state: KeeperState,
   name: string,
   status: BackupStatus,
   at: string,
-  unwritten = false,
+  isUnwritten = false,
 ): KeeperState {
   const queued = state.backups.find((one) => one.name === name);
   if (!isTerminalPhase(status.phase)) {
@@ -402,6 +408,9 @@ export function noteBackup(
   const isOld = queued !== undefined && queued.phase === 'pending' && status.phase === 'completed';
   const hold = queued?.hold ?? earlier?.hold;
   const held = isOld ? undefined : (earlier?.held ?? '');
+  // It may tell a second time, when it is asked how it stands; only one that was completed is surely recorded.
+  const unwritten = isUnwritten || (earlier?.unwritten && status.phase === 'failed');
+  const method = status.method ?? queued?.method ?? earlier?.method;
   const ended: EndedBackup = {
     name,
     fingerprint: queued?.fingerprint ?? earlier?.fingerprint ?? '',
@@ -412,7 +421,7 @@ export function noteBackup(
     ...(status.error !== undefined && { error: cutText(status.error, LIMITS.textBytes) }),
     ...(hold !== undefined && { hold }),
     ...(held !== undefined && { held }),
-    ...(unwritten && { unwritten: true as const }),
+    ...(unwritten && { unwritten: true as const, ...(method !== undefined && { method }) }),
   };
   const stoppedAt = status.stoppedAt ?? at;
   const last = status.phase === 'completed' ? 'lastSuccessfulBackup' : 'lastFailedBackup';

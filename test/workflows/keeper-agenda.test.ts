@@ -16,7 +16,7 @@ import {
   schedulesFingerprint,
   withAgenda,
 } from '../../workflows/keeper-agenda.ts';
-import { noteWritten } from '../../workflows/keeper-outcomes.ts';
+import { giveUpOutcome, noteWritten, unwrittenOutcomes } from '../../workflows/keeper-outcomes.ts';
 import {
   applyTo,
   newKeeper,
@@ -103,8 +103,14 @@ describe('what the keeper does when', () => {
     const done = noteWritten(putOff, 'b');
     expect(kinds(done, at(BORN) + HOUR)).not.toContain('outcome');
     expect(done.agenda).not.toHaveProperty('outcomesNotBefore');
-    // A run of the same name that could write it has the last word.
-    expect(kinds(noteBackup(open, 'b', failed, BORN), at(BORN) + HOUR)).not.toContain('outcome');
+    // Asked how it stands it tells it a second time; completed it is recorded.
+    expect(kinds(noteBackup(open, 'b', failed, BORN), at(BORN) + HOUR)).toContain('outcome');
+    const completed = noteBackup(open, 'b', { phase: 'completed' }, BORN);
+    expect(kinds(completed, at(BORN) + HOUR)).not.toContain('outcome');
+    // One that can never be written keeps the others waiting no longer, and does not hurry them.
+    const two = noteBackup(putOff, 'c', failed, BORN, true);
+    expect(unwrittenOutcomes(giveUpOutcome(two, 'b'))).toEqual(['c']);
+    expect(giveUpOutcome(two, 'b').agenda).toEqual(two.agenda);
   });
 
   it('A6: a hole that nobody can fill asks for one Backup, and not for another while that one runs', () => {

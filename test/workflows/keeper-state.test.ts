@@ -9,6 +9,12 @@ import { adopt, noteNamed } from '../../workflows/keeper-adoption.ts';
 import { noteAgenda, noteSlot, withAgenda } from '../../workflows/keeper-agenda.ts';
 import { awaitedHold, giveUpHold, noteHold, unmadeHolds } from '../../workflows/keeper-holds.ts';
 import { LIMITS } from '../../workflows/keeper-limits.ts';
+import {
+  noteWritten,
+  outcomeOf,
+  outcomesToKeep,
+  unwrittenOutcomes,
+} from '../../workflows/keeper-outcomes.ts';
 import { fitting } from '../../workflows/keeper-size.ts';
 import {
   applyTo,
@@ -88,6 +94,14 @@ describe('keeper state', () => {
       (state, n) =>
         noteBackup(state, name(n), { phase: 'failed', error: long, startedAt: NOW, stoppedAt: NOW }, NOW),
       (state, n) =>
+        noteBackup(
+          state,
+          name(n),
+          { phase: 'failed', method: 'volumeSnapshot', error: long, startedAt: NOW, stoppedAt: NOW },
+          NOW,
+          true,
+        ),
+      (state, n) =>
         noteBackup(state, name(n), { phase: 'completed', backupId: '20261124T020000', stoppedAt: NOW }, NOW),
       (state, n) =>
         state.backups.length < LIMITS.waiting
@@ -153,6 +167,7 @@ describe('keeper state', () => {
           expect(desireOf(carried)).toEqual(desireOf(state));
           expect(carried.backups).toEqual(state.backups);
           expect(unmadeHolds(carried)).toEqual(unmadeHolds(state));
+          expect(unwrittenOutcomes(carried)).toEqual(expect.arrayContaining([...outcomesToKeep(state)]));
           expect(utf8Bytes(canonicalJson(statusOf(carried, 'default', Date.parse(NOW))))).toBeLessThan(
             64 * 1024,
           );
@@ -174,6 +189,46 @@ describe('keeper state', () => {
     state = noteHold(state, 'kept', 'walkeep.io/hold');
     expect(awaitedHold(state)).toBeUndefined();
     expect(noteBackup(state, 'last', done, NOW).ended).toHaveLength(LIMITS.ended);
+  });
+
+  it('F2: how a Backup ended is not forgotten before it is written, those that can be applied again last of all', () => {
+    const failed = { phase: 'failed', error: 'denied', stoppedAt: NOW } as const;
+    let state = applyTo(newKeeper(manifest()), { backups: [backup('by-hand')] }).state;
+    state = noteBackup(state, 'by-hand', failed, NOW, true);
+    for (let n = 0; n < 40; n += 1) state = noteBackup(state, `scheduled-${n}`, failed, NOW, true);
+    expect(unwrittenOutcomes(state)[0]).toBe('by-hand');
+    for (let n = 0; n < LIMITS.ended; n += 1) state = noteBackup(state, `written-${n}`, failed, NOW);
+    const open = unwrittenOutcomes(state);
+    expect(open).toHaveLength(LIMITS.unwritten);
+    expect([open[0], open.at(-1)]).toEqual(['by-hand', 'scheduled-39']);
+    // When the state is large, too; and the reason, which nobody else knows.
+    const padding = 'x'.repeat(LIMITS.stateBytes - utf8Bytes(canonicalJson(state)) + 600);
+    const carried = fitting({ ...state, manifest: manifest({ imageName: padding }) });
+    expect(utf8Bytes(canonicalJson(carried))).toBeLessThanOrEqual(LIMITS.stateBytes);
+    expect(carried.ended.length).toBeLessThan(state.ended.length);
+    expect(unwrittenOutcomes(carried)).toEqual(open);
+    expect(carried.ended[0]).toMatchObject({ name: 'by-hand', error: 'denied' });
+    expect(carried.ended.at(-1)).not.toHaveProperty('error');
+    state = noteWritten(state, 'by-hand');
+    expect(noteBackup(state, 'last', failed, NOW).ended.map(({ name }) => name)).not.toContain('by-hand');
+  });
+
+  it('F2: an outcome that the keeper writes has what its run would have written', () => {
+    const failed = { phase: 'failed', startedAt: NOW, stoppedAt: NOW } as const;
+    const write = (state: KeeperState) => outcomeOf(state.ended.find(({ name }) => name === 'b')!);
+    const applied = applyTo(newKeeper(manifest()), {
+      backups: [backup('b', { method: 'volumeSnapshot' })],
+    }).state;
+    const of = { backupName: 'b', ...failed };
+    expect(write(noteBackup(applied, 'b', failed, NOW, true))).toEqual({ ...of, method: 'volumeSnapshot' });
+    const told = noteBackup(newKeeper(manifest()), 'b', { ...failed, method: 'plugin' }, NOW, true);
+    expect(write(told)).toEqual({ ...of, method: 'plugin' });
+    expect(write(noteBackup(told, 'b', { ...failed, error: 'why' }, NOW))).toEqual({
+      ...of,
+      method: 'plugin',
+      error: 'why',
+    });
+    expect(noteWritten(told, 'b').ended[0]).not.toHaveProperty('method');
   });
 
   it('D1: a Backup that waits with a hold may have been taken long ago: it is waited for', () => {
