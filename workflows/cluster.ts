@@ -32,6 +32,7 @@ import { isUnresolved, parseApplyInput, parseClusterInput, refuseUnresolved } fr
 import * as walkeep from './interface.ts';
 import * as agenda from './keeper-agenda.ts';
 import * as adoption from './keeper-adoption.ts';
+import { unwrittenOutcomes, withoutUnwritten } from './keeper-outcomes.ts';
 import { fitting } from './keeper-size.ts';
 import * as duties from './keeper-duties.ts';
 import * as keeper from './keeper-state.ts';
@@ -300,7 +301,7 @@ class Keeper {
   async #restUntilDue(): Promise<void> {
     const nowMs = Date.now();
     const due =
-      agenda.nextWorkAt(this.state, nowMs, agenda.keeperPace(this.state)) ?? Number.POSITIVE_INFINITY;
+      agenda.nextWorkAt(this.#planned(), nowMs, agenda.keeperPace(this.state)) ?? Number.POSITIVE_INFINITY;
     const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
     const wakeAt = Math.min(
       due,
@@ -321,7 +322,7 @@ class Keeper {
     this.state = agenda.withAgenda(this.state, now());
     const pace = agenda.keeperPace(this.state);
     await this.#lettingOthersWake(pace);
-    for (const work of agenda.dueWork(this.state, Date.now(), pace)) {
+    for (const work of agenda.dueWork(this.#planned(), Date.now(), pace)) {
       if (!this.#isStillDue(work)) continue;
       // One that can't be done must not keep the others from their turn.
       await this.#do(work).catch((error: unknown) => {
@@ -329,6 +330,16 @@ class Keeper {
         log.warn(`${work.kind} could not be begun: ${String(error)}`);
       });
     }
+  }
+
+  /**
+   * What is planned by. With workers of two versions, one that knows nothing of outcomes may have heard of an unwritten
+   * one: what this run did until then had no part of it, not even in when it woke. Asked only where there is one, so
+   * that runs without have no mark.
+   */
+  #planned(): keeper.KeeperState {
+    const isOpen = unwrittenOutcomes(this.state).length > 0;
+    return isOpen && !patched('outcomes') ? withoutUnwritten(this.state) : this.state;
   }
 
   /** After an outage everything is due at once; what Temporal's Schedules make up for comes first. */
@@ -593,7 +604,12 @@ class Keeper {
         return false;
       },
     );
-    if (!reached) await this.#readOutcome(running.name);
+    if (!reached && !this.#hasEnded(running.name)) await this.#readOutcome(running.name);
+  }
+
+  /** It told how it ended meanwhile, which is more than the repository may know. Runs of older code read it all the same. */
+  #hasEnded(backupName: string): boolean {
+    return !this.state.backups.some(({ name }) => name === backupName) && patched('outcomes');
   }
 
   async #readOutcome(backupName: string): Promise<void> {
@@ -604,6 +620,7 @@ class Keeper {
         backupName,
         manifest,
       });
+      if (this.#hasEnded(backupName)) return;
       if (status) this.#become(keeper.noteBackup(this.state, backupName, status, now()));
       else this.#backupEndedSilently(backupName, undefined);
     } catch (error) {

@@ -1,3 +1,4 @@
+import type { WorkflowHandle } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
 import {
   bundleWorkflowCode,
@@ -433,6 +434,14 @@ export function copied(backupName: string): Awaited<ReturnType<BaseBackupPorts['
     files: 1,
     pageChecksumFailures: 0,
   };
+}
+
+/** The patches that a run has recorded, by name. */
+export function marksOf(history: Awaited<ReturnType<WorkflowHandle['fetchHistory']>>): string[] {
+  return (history.events ?? []).flatMap(({ markerRecordedEventAttributes: marker }) => {
+    const [payload] = marker?.details?.['patch-data']?.payloads ?? [];
+    return payload?.data ? [(JSON.parse(Buffer.from(payload.data).toString()) as { id: string }).id] : [];
+  });
 }
 
 /** Resolves when `holds` does; fails with `what` after `ms`. */

@@ -3,6 +3,7 @@ import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { Worker } from '@temporalio/worker';
 import { BackupError } from '../../core/errors.ts';
 import { backupPolicySchema } from '../../manifests/backup-policy.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
@@ -17,6 +18,8 @@ import {
   newWorld,
   startInstance,
   startTemporal,
+  marksOf,
+  workflowBundle,
   type FakeInstance,
   type RunningInstance,
   type World,
@@ -190,6 +193,11 @@ describe('the keeper', () => {
     await apply('denied', { cluster: clusterManifest('denied', { instances: 2 }) });
     await eventually('it went on', async () => (await status('denied')).revision === 2);
     expect(written).toHaveLength(1);
+    // Marked, so that a worker of an older version in between is no harm.
+    const keeperId = walkeep.clusterWorkflowId('default', 'denied');
+    const history = await handleOf(keeperId).fetchHistory();
+    expect(marksOf(history)).toContain('outcomes');
+    await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, keeperId);
   });
 
   it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {

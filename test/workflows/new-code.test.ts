@@ -2,6 +2,7 @@ import { WithStartWorkflowOperation } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { Worker, type WorkflowBundle } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BackupError } from '../../core/errors.ts';
 import * as walkeep from '../../workflows/interface.ts';
 import {
   archiveReport,
@@ -10,6 +11,7 @@ import {
   copied,
   eventually,
   gate,
+  marksOf,
   newWorld,
   startInstance,
   startTemporal,
@@ -28,8 +30,7 @@ describe('restarted with new code in the middle', () => {
 
   /** How many patches a run has recorded. */
   async function patches(workflowId: string): Promise<number> {
-    const history = await temporal.client.workflow.getHandle(workflowId).fetchHistory();
-    return (history.events ?? []).filter((event) => event.markerRecordedEventAttributes).length;
+    return marksOf(await temporal.client.workflow.getHandle(workflowId).fetchHistory()).length;
   }
 
   it('F3: the keeper, a Backup in its copy, and archiving go on with what they have begun', async () => {
@@ -111,6 +112,60 @@ describe('restarted with new code in the middle', () => {
       await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, id);
     }
     expect(await patches(keeperId)).toBeGreaterThan(0);
+    await keeper.terminate();
+    await client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', cluster)).terminate();
+    await after.stop();
+  }, 90_000);
+
+  it('F2, F3: an unwritten outcome that a worker of an older version heard of is written by the next one', async () => {
+    const { client } = temporal;
+    const cluster = 'unwritten';
+    const world = newWorld();
+    const written: string[] = [];
+    let isDenied = true;
+    const denied = () => new BackupError('access-denied', 'the key may not write');
+    const start = async (bundle?: WorkflowBundle) =>
+      startInstance({ connection: temporal.nativeConnection }, world, {
+        cluster,
+        instance: `${cluster}-1`,
+        copy: () => Promise.reject(denied()),
+        backup: {
+          writeOutcome: async ({ backupName }) => {
+            if (isDenied) throw denied();
+            written.push(backupName);
+          },
+        },
+        ...(bundle && { bundle }),
+      });
+    const keeperId = walkeep.clusterWorkflowId('default', cluster);
+    const keeper = client.workflow.getHandle(keeperId);
+    const before = await start(await oldBundle('outcomes'));
+    await client.workflow.executeUpdateWithStart(walkeep.applyUpdate, {
+      args: [{ cluster: clusterManifest(cluster), backups: [backupManifest('by-hand', cluster)] }],
+      startWorkflowOperation: new WithStartWorkflowOperation(walkeep.WORKFLOW.cluster, {
+        workflowId: keeperId,
+        taskQueue: walkeep.WORKFLOW_QUEUE,
+        workflowIdConflictPolicy: 'USE_EXISTING',
+        args: [clusterManifest(cluster)],
+      }),
+    });
+    await eventually('the Backup has failed', async () => {
+      const { backups } = await keeper.query(walkeep.clusterStatusQuery);
+      return backups.some(({ phase }) => phase === 'failed');
+    });
+    isDenied = false;
+    await before.stop();
+    expect(written).toEqual([]);
+
+    const after = await start();
+    await keeper.signal(walkeep.instanceSignal, after.facts());
+    await eventually('the keeper has written it', () => written.length > 0);
+    await keeper.signal(walkeep.instanceSignal, after.facts());
+    const history = await keeper.fetchHistory();
+    expect(marksOf(history)).toContain('outcomes');
+    expect(history.events?.filter((event) => event.workflowTaskFailedEventAttributes)).toEqual([]);
+    await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, keeperId);
+    expect(written).toEqual(['by-hand']);
     await keeper.terminate();
     await client.workflow.getHandle(walkeep.walArchivingWorkflowId('default', cluster)).terminate();
     await after.stop();

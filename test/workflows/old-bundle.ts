@@ -3,8 +3,8 @@ import { fileURLToPath } from 'node:url';
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 
-/** The workflows as they were before every patch. */
-export async function oldBundle(): Promise<WorkflowBundle> {
+/** The workflows as they were before every patch, or before the given one. */
+export async function oldBundle(before: 'patches' | 'outcomes' = 'patches'): Promise<WorkflowBundle> {
   return bundleWorkflowCode({
     workflowsPath: path('../../workflows/index.ts'),
     logger: new DefaultLogger('ERROR'),
@@ -15,7 +15,7 @@ export async function oldBundle(): Promise<WorkflowBundle> {
         ...config,
         resolve: {
           ...config.resolve,
-          alias: { ...alias, '@temporalio/workflow$': path('before-patches.ts') },
+          alias: { ...alias, '@temporalio/workflow$': path(`before-${before}.ts`) },
         },
       };
     },

@@ -3,12 +3,23 @@ import { historyFromJSON } from '@temporalio/common/lib/proto-utils.js';
 import { Worker } from '@temporalio/worker';
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { BackupNews } from '../../workflows/interface.ts';
 import { quiet, workflowBundle } from './fake-cluster.ts';
 
 quiet();
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
 const files = readdirSync(folder).filter((name) => name.endsWith('.json'));
+
+/** As much of a history as JSON as is changed here. */
+interface RecordedHistory {
+  readonly events: readonly {
+    readonly workflowExecutionSignaledEventAttributes?: {
+      readonly signalName: string;
+      readonly input: { readonly payloads: readonly { data: string }[] };
+    };
+  }[];
+}
 
 describe('recorded histories', () => {
   it('there is one for every workflow', () => {
@@ -28,6 +39,25 @@ describe('recorded histories', () => {
       history,
       workflowId ?? undefined,
     );
+  });
+
+  it('F3: a keeper that an older worker went on with replays, though a Backup told that its outcome is unwritten', async () => {
+    const json: RecordedHistory = JSON.parse(
+      readFileSync(`${folder}0.2.0-cluster-running.json`, 'utf8'),
+    ) as RecordedHistory;
+    let marked = 0;
+    for (const { workflowExecutionSignaledEventAttributes: signal } of json.events) {
+      const [payload] = signal?.signalName === 'backup' ? signal.input.payloads : [];
+      if (!payload) continue;
+      const news = JSON.parse(Buffer.from(payload.data, 'base64').toString()) as BackupNews;
+      if (news.status.phase !== 'failed') continue;
+      payload.data = Buffer.from(JSON.stringify({ ...news, unwritten: true })).toString('base64');
+      marked += 1;
+    }
+    expect(marked).toBeGreaterThan(0);
+    const history = historyFromJSON(json);
+    const id = history.events?.[0]?.workflowExecutionStartedEventAttributes?.workflowId ?? '';
+    await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, id);
   });
 
   it.for(files)('F4: %s is small', (name) => {
