@@ -21,7 +21,7 @@ export interface InstanceFacts {
   /** Whether it keeps what is declared beside the Cluster; workers of 0.1.0 don't. */
   readonly keepsBesides?: boolean;
   /** How often the keeper is to do things; only where this worker says otherwise. */
-  readonly keeperPace?: Pick<Pace, 'sweep' | 'audit' | 'missed'>;
+  readonly keeperPace?: Pick<Pace, 'sweep' | 'audit' | 'missed'> & { readonly look?: number };
 }
 
 /** An answer to "who is there?". */

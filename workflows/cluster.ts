@@ -41,7 +41,7 @@ import { makeFindable } from './search-attributes.ts';
 
 /** F4: a run's history stays far below what a server may hold; what is known is carried on. */
 const CONTINUE_AFTER_EVENTS = 1_000;
-const LOOK_EVERY_MS = 10 * 60_000;
+const BEGIN_AGAIN_MS = 10 * 60_000;
 /** A Backup may wait this long for a worker: it was declared, so it is wanted until its deadline. */
 const BACKUP_WAITS_SECONDS = 12 * 3600;
 const RECOVERY_WAITS_SECONDS = 30 * 86_400;
@@ -122,8 +122,8 @@ class Keeper {
   #archivingFoundAt: number | undefined;
   /** Archiving that ended by itself is begun again, but not in a hot loop. */
   #archivingNotBefore = 0;
-  /** When what runs is looked at next. */
-  #lookDueAt = Date.now() + LOOK_EVERY_MS;
+  /** When what runs was looked at last. */
+  #lookedAt = Date.now();
   /** Where archiving was last pointed to. */
   #archivingTold = '';
   /** What an instance had last reported when it did not take the manifest: it is tried again when it reports anew. */
@@ -285,15 +285,19 @@ class Keeper {
     return historyLength >= CONTINUE_AFTER_EVENTS || continueAsNewSuggested;
   }
 
+  #lookDueAt(): number {
+    return this.#lookedAt + agenda.keeperPace(this.state).lookMs;
+  }
+
   /** Until there is news; while something runs whose end could be missed, it is looked after every ten minutes. */
   async #rest(): Promise<void> {
     const news = () => this.#woken || this.#mustContinue();
     const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
     if (!watching) return condition(news);
     // News must not put the look off for ever: every worker reports as often as this.
-    const leftMs = this.#lookDueAt - Date.now();
+    const leftMs = this.#lookDueAt() - Date.now();
     if (leftMs > 0 && (await condition(news, leftMs, { summary: 'next look at what runs' }))) return;
-    this.#lookDueAt = Date.now() + LOOK_EVERY_MS;
+    this.#lookedAt = Date.now();
     await this.#lookAtRunningBackup();
   }
 
@@ -305,7 +309,7 @@ class Keeper {
     const watching = this.state.backups.length > 0 || (this.#wantsArchiving() && !this.#archivingBegun);
     const wakeAt = Math.min(
       due,
-      watching ? this.#lookDueAt : Number.POSITIVE_INFINITY,
+      watching ? this.#lookDueAt() : Number.POSITIVE_INFINITY,
       this.#archivingSilentAt(),
       nowMs + DAY_MS,
     );
@@ -313,8 +317,8 @@ class Keeper {
     await condition(() => this.#woken || this.#mustContinue(), Math.max(1, wakeAt - nowMs), {
       summary: due <= wakeAt ? 'until something is due' : 'next look at what runs',
     });
-    if (!watching || Date.now() < this.#lookDueAt) return;
-    this.#lookDueAt = Date.now() + LOOK_EVERY_MS;
+    if (!watching || Date.now() < this.#lookDueAt()) return;
+    this.#lookedAt = Date.now();
     await this.#lookAtRunningBackup();
   }
 
@@ -529,7 +533,7 @@ class Keeper {
       this.#archivingBegun = true;
       const ended = () => {
         this.#archivingBegun = false;
-        this.#archivingNotBefore = Date.now() + LOOK_EVERY_MS;
+        this.#archivingNotBefore = Date.now() + BEGIN_AGAIN_MS;
         this.#woken = true;
       };
       const isNew = await begin(

@@ -16,6 +16,8 @@ export interface KeeperPace {
   readonly auditMs: number;
   /** How long after its due time a slot of a schedule may be heard of before it is looked for. */
   readonly missedMs: number;
+  /** What runs and could end unnoticed is looked after. */
+  readonly lookMs: number;
 }
 
 /** Something the keeper is to do now. */
@@ -50,6 +52,7 @@ export function keeperPace(state: KeeperState): KeeperPace {
     sweepMs: (told.sweep ?? 24 * 3600) * 1000,
     auditMs: (told.audit ?? 6 * 3600) * 1000,
     missedMs: (told.missed ?? 15 * 60) * 1000,
+    lookMs: (told.look ?? 10 * 60) * 1000,
   };
 }
 

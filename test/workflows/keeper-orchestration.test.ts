@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { Worker } from '@temporalio/worker';
+import type { BackupStatus } from '../../core/backup-status.ts';
 import { BackupError } from '../../core/errors.ts';
 import { backupPolicySchema } from '../../manifests/backup-policy.ts';
 import { scheduledBackupSchema } from '../../manifests/scheduled-backup.ts';
@@ -15,6 +16,7 @@ import {
   clusterManifest,
   emptyAudit,
   eventually,
+  gate,
   newWorld,
   startInstance,
   startTemporal,
@@ -198,6 +200,40 @@ describe('the keeper', () => {
     const history = await handleOf(keeperId).fetchHistory();
     expect(marksOf(history)).toContain('outcomes');
     await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, keeperId);
+  });
+
+  it('F2: what a Backup told while the repository was asked for it stays, and is written', async () => {
+    const world = newWorld();
+    const asked = gate();
+    await instance(world, {
+      cluster: 'mute',
+      instance: 'mute-1',
+      facts: { keeperPace: { look: 0.2 } },
+      backup: {
+        findOutcome: async (_backup, signal) => {
+          world.story.push('asked');
+          await asked.passed(signal);
+          return undefined;
+        },
+      },
+    });
+    const manifest = clusterManifest('mute');
+    const begun = { fingerprint: 'f', method: 'barmanObjectStore', phase: 'running', begun: true } as const;
+    keepers.push('mute');
+    const keeper = await temporal.client.workflow.start(walkeep.WORKFLOW.cluster, {
+      workflowId: walkeep.clusterWorkflowId('default', 'mute'),
+      taskQueue: walkeep.WORKFLOW_QUEUE,
+      // Carried on; the run of its Backup is gone.
+      args: [manifest, { ...newKeeper(manifest), backups: [{ name: 'b', ...begun }] }],
+    });
+    await eventually('the repository is asked', () => world.story.includes('asked'));
+    const failed: BackupStatus = { phase: 'failed', error: 'denied', stoppedAt: '2026-11-24T02:00:00Z' };
+    await keeper.signal(walkeep.backupSignal, { backupName: 'b', status: failed, unwritten: true });
+    await eventually('it is heard', async () => (await status('mute')).backups[0]?.phase === 'failed');
+    asked.open();
+    await eventually('it is written', () => world.outcomes.has('b'));
+    expect(world.outcomes.get('b')).toEqual({ method: 'barmanObjectStore', backupName: 'b', ...failed });
+    expect((await status('mute')).backups).toMatchObject([{ name: 'b', error: 'denied' }]);
   });
 
   it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {
