@@ -236,6 +236,33 @@ describe('the keeper', () => {
     expect((await status('mute')).backups).toMatchObject([{ name: 'b', error: 'denied' }]);
   });
 
+  it('F2: an outcome that can never be written keeps no other one waiting', async () => {
+    const world = newWorld();
+    const tried: string[] = [];
+    await instance(world, {
+      cluster: 'stuck',
+      instance: 'stuck-1',
+      backup: {
+        writeOutcome: async ({ backupName }) => {
+          tried.push(backupName);
+          if (backupName === 'unreadable')
+            throw new BackupError('format-invalid', 'unreadable.json is not a record of walkeep');
+        },
+      },
+    });
+    const manifest = clusterManifest('stuck');
+    const failed = { fingerprint: 'f', phase: 'failed', error: 'denied', held: '', unwritten: true } as const;
+    const ended = ['unreadable', 'b'].map((name) => ({ name, ...failed }));
+    keepers.push('stuck');
+    await temporal.client.workflow.start(walkeep.WORKFLOW.cluster, {
+      workflowId: walkeep.clusterWorkflowId('default', 'stuck'),
+      taskQueue: walkeep.WORKFLOW_QUEUE,
+      args: [manifest, { ...newKeeper(manifest), ended }],
+    });
+    await eventually('both were tried', () => tried.includes('b'));
+    expect(tried).toEqual(['unreadable', 'b']);
+  });
+
   it('F6: a schedule that was applied takes a Backup at its time, and the keeper hears of the slot', async () => {
     const world = newWorld();
     await instance(world, { cluster: 'often', instance: 'often-1' });

@@ -256,6 +256,7 @@ describe('keeper state', () => {
 
   it('D1, F4: none of as many holds as can wait is forgotten; what there is no room for is refused', () => {
     const done = { phase: 'completed', backupId: '20260124T020000', stoppedAt: NOW } as const;
+    const failed = { phase: 'failed', method: 'volumeSnapshot', startedAt: NOW, stoppedAt: NOW } as const;
     const longest = (n: number) => `${'x'.repeat(250)}${n + 100}`;
     const reason = 'r'.repeat(LIMITS.holdBytes);
     let state = newKeeper(manifest({ imageName: 'x'.repeat(LIMITS.manifestBytes - 2_000) }));
@@ -268,11 +269,19 @@ describe('keeper state', () => {
     expect(unmadeHolds(state)).toHaveLength(LIMITS.waiting);
     // Those without one push none of them out.
     for (let n = 0; n < 2 * LIMITS.ended; n += 1)
-      state = noteBackup(state, longest(100 + n), { phase: 'failed', stoppedAt: NOW }, NOW);
+      state = noteBackup(
+        state,
+        longest(100 + n),
+        { ...failed, error: 'e'.repeat(LIMITS.textBytes) },
+        NOW,
+        true,
+      );
     round(200, LIMITS.ended, reason);
     expect(unmadeHolds(state)).toHaveLength(LIMITS.waiting + LIMITS.ended);
     const carried = fitting(state);
     expect(unmadeHolds(carried)).toEqual(unmadeHolds(state));
+    expect(unwrittenOutcomes(carried)).toEqual([...outcomesToKeep(state)]);
+    expect(unwrittenOutcomes(carried)).toHaveLength(LIMITS.unwritten);
     expect(utf8Bytes(canonicalJson(carried))).toBeLessThan(64 * 1024);
     for (const hold of [undefined, 'why'])
       expect(() => applyTo(state, { backups: [backup('one-more', {}, hold)] })).toThrow(
