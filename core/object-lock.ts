@@ -6,6 +6,11 @@ export interface ObjectLock {
   readonly legalHold?: true;
   /** Why it can't be known, as a whole phrase: it is treated as locked. */
   readonly unknown?: string;
+  /**
+   * Why nobody could look, neither at the object nor at what its bucket does, as a whole phrase: it is treated as free and
+   * said. A store that does lock it refuses to delete it, or keeps it as an older version.
+   */
+  readonly unseen?: string;
 }
 
 /** A lock that holds something back now. */

@@ -3,21 +3,23 @@ import type { ObjectLock } from '../core/object-lock.ts';
 import type { AzureConnection, AzurePlace } from './azure-client.ts';
 import { isFailure, NO_SUCH_BLOB } from './azure-errors.ts';
 import { believed } from './believed.ts';
+import type { LockReader } from './object-store.ts';
 
-/** What of a container keeps blobs: all of them, or each for itself. */
-type Locking = { readonly all: ObjectLock } | 'each' | 'none';
+/** What of a container keeps blobs: all of them, or each for itself; `unknown` when the key may not ask. */
+type Locking = { readonly all: ObjectLock } | 'each' | 'none' | 'unknown';
 
 const UNTOLD =
   'the store keeps it: locked by the immutability policy of its container, until a time that Azure does not tell';
+const DENIED =
+  'whether the container has it locked is not known: this key may not read the properties of its blobs';
+const UNSEEN =
+  'whether the store locks them could not be asked: this key may read neither the properties of the container nor those of its blobs';
 
 /**
  * Asks for the locks of single blobs. What the container has is asked once for some minutes: where it has nothing of the
  * kind, no blob is asked about.
  */
-export function createAzureLockReader(
-  connection: AzureConnection,
-  { root, named }: AzurePlace,
-): (key: string, signal: AbortSignal) => Promise<ObjectLock | undefined> {
+export function createAzureLockReader(connection: AzureConnection, { root, named }: AzurePlace): LockReader {
   const ofContainer = believed(askContainer);
 
   async function askContainer(signal: AbortSignal): Promise<Locking> {
@@ -30,15 +32,15 @@ export function createAzureLockReader(
       return found.hasImmutabilityPolicy === true ? { all: { unknown: UNTOLD } } : 'none';
     } catch (error) {
       // a SAS of blobs alone may not ask this
-      if (isBackupError(error, 'access-denied', 'config-invalid')) return 'each';
+      if (isBackupError(error, 'access-denied', 'config-invalid')) return 'unknown';
       throw error;
     }
   }
 
-  return async (key, signal) => {
+  async function lockOf(key: string, signal: AbortSignal): Promise<ObjectLock | undefined> {
     const locking = await ofContainer(signal);
     if (locking === 'none') return undefined;
-    if (locking !== 'each') return locking.all;
+    if (typeof locking === 'object') return locking.all;
     try {
       const { immutabilityPolicyExpiresOn: until, legalHold } = await connection.call(
         `look at the lock of ${named(key)}`,
@@ -49,7 +51,11 @@ export function createAzureLockReader(
       return { ...(until && { until }), ...(legalHold === true && { legalHold }) };
     } catch (error) {
       if (isFailure(error, NO_SUCH_BLOB)) return undefined;
+      if (isBackupError(error, 'access-denied'))
+        return locking === 'unknown' ? { unseen: UNSEEN } : { unknown: DENIED };
       throw error;
     }
-  };
+  }
+
+  return { lockOf, hasLocks: async (signal) => (await ofContainer(signal)) !== 'none' };
 }

@@ -44,7 +44,7 @@ export function createAzureStore(
   const named = (key: string) => `${containerUrl}/${root}${key}`;
   const place: AzurePlace = { root, named };
   const checkRead = (key: string) => checkReadKey(key, root);
-  const lockOf = createAzureLockReader(connection, place);
+  const locks = createAzureLockReader(connection, place);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: AzureAttributes) {
     const what = `put ${named(key)}`;
@@ -173,7 +173,8 @@ export function createAzureStore(
       await deleteEach(connection, place, keys, signal);
     },
     inquire: async () => AZURE_TRAITS,
-    lockOf: (key, { signal }) => lockOf(key, signal),
+    lockOf: (key, { signal }) => locks.lockOf(key, signal),
+    hasLocks: ({ signal }) => locks.hasLocks(signal),
     close: () => connection.close(),
   };
 }

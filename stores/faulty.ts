@@ -96,6 +96,7 @@ export function faulty(
     head: (key, options) => around('head', key, options.signal, () => store.head(key, options)),
     ...(store.makeDurable && { makeDurable: async (key, options) => store.makeDurable?.(key, options) }),
     ...(store.lockOf && { lockOf: async (key, options) => store.lockOf?.(key, options) }),
+    ...(store.hasLocks && { hasLocks: async (options) => (await store.hasLocks?.(options)) ?? true }),
     ...(store.unfinished && {
       unfinished: (prefix, options) => store.unfinished?.(prefix, options) ?? nothing(),
     }),

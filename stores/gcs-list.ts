@@ -1,6 +1,7 @@
 import { odd } from './gcs-client.ts';
 import type { GcsConnection, GcsPlace } from './gcs-client.ts';
 import { field } from './gcs-errors.ts';
+import { LOCK_FIELDS, lockOfRecord } from './gcs-lock.ts';
 import { compareKeys } from './keys.ts';
 import type { StoredObject } from './object-store.ts';
 
@@ -26,7 +27,8 @@ export async function* listObjects(
     for (const object of entries(page, 'items', `list ${place.named(prefix)}`)) {
       const key = inOrder(field(object, 'name'));
       if (key === '' || key.endsWith('/')) continue;
-      yield { key, ...sizeAndTime(`list ${place.named(key)}`, object) };
+      const lock = lockOfRecord(object) ?? 'none';
+      yield { key, ...sizeAndTime(`list ${place.named(key)}`, object), lock };
     }
   }
 }
@@ -67,7 +69,7 @@ async function* pages(
         prefix: root + prefix,
         delimiter,
         maxResults: String(pageKeys),
-        fields: 'kind,nextPageToken,prefixes,items(name,size,timeCreated)',
+        fields: `kind,nextPageToken,prefixes,items(name,size,timeCreated,${LOCK_FIELDS})`,
         pageToken,
       },
       signal,

@@ -7,6 +7,11 @@ export interface StoredObject {
   readonly sizeBytes: number;
   /** The store's own time, not the writer's. */
   readonly modifiedAt: Date;
+  /**
+   * What `lockOf` would say, where a listing tells it (Google), so that nobody has to ask for each object; `none`: nothing.
+   * Absent: it has to be asked for.
+   */
+  readonly lock?: ObjectLock | 'none';
 }
 
 /** An object that was asked for by its key. */
@@ -77,6 +82,12 @@ export interface StoreTraits {
   readonly objectLock: 'on' | 'off' | 'unknown';
 }
 
+/** How a store's locks are asked for: `ObjectStore.lockOf` and `hasLocks`. */
+export interface LockReader {
+  lockOf(key: string, signal: AbortSignal): Promise<ObjectLock | undefined>;
+  hasLocks(signal: AbortSignal): Promise<boolean>;
+}
+
 /** Where bytes are kept. One adapter per provider; `test/stores/conformance.ts` is the definition of correct. */
 export interface ObjectStore {
   /** For messages: `s3://bucket/prefix`, `file:///srv/backups`. Never holds a credential. */
@@ -133,6 +144,11 @@ export interface ObjectStore {
    * @returns `undefined` when nothing does, or there is no such object
    */
   lockOf?(key: string, options: { readonly signal: AbortSignal }): Promise<ObjectLock | undefined>;
+  /**
+   * Whether any object can be locked here at all: `false` saves a question for each. Asked anew every some minutes.
+   * Absent: nobody knows without asking for each.
+   */
+  hasLocks?(options: { readonly signal: AbortSignal }): Promise<boolean>;
   /** Uploads of keys that begin with `prefix`. Absent, as `abandon`, where nothing is left of a put that died. */
   unfinished?(prefix: string, options: { readonly signal: AbortSignal }): AsyncIterable<UnfinishedUpload>;
   /** Removes what such an upload stored. One that is gone already is a success. */

@@ -25,6 +25,7 @@ export interface RetryOptions {
  */
 export function retrying(store: ObjectStore, options: RetryOptions = {}): ObjectStore {
   const inquire = store.inquire?.bind(store);
+  const hasLocks = store.hasLocks?.bind(store);
   const { withinMs = 20_000, firstPauseMs = 200, longestPauseMs = 5_000, random = Math.random } = options;
 
   /** Pauses before the next attempt, or says that there is none. */
@@ -117,6 +118,7 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
     ...(store.lockOf && {
       lockOf: (key, lockOptions) => again(lockOptions.signal, async () => store.lockOf?.(key, lockOptions)),
     }),
+    ...(hasLocks && { hasLocks: (lockOptions) => again(lockOptions.signal, () => hasLocks(lockOptions)) }),
     // Not in an order in which it could go on behind the last one.
     ...(store.unfinished && {
       unfinished: (prefix, listOptions) => store.unfinished?.(prefix, listOptions) ?? nothing(),

@@ -42,7 +42,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
   const named = (key: string) => `s3://${Bucket}/${root}${key}`;
   const place: S3Place = { Bucket, root, named };
   const checkRead = (key: string) => checkReadKey(key, root);
-  const lockOf = createS3LockReader(connection, place);
+  const locks = createS3LockReader(connection, place);
 
   async function putAtOnce(key: string, body: Uint8Array, options: PutOptions, attributes: S3Attributes) {
     const what = `put ${named(key)}`;
@@ -227,7 +227,8 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
         await deleteTogether(keys.slice(at, at + KEYS_AT_ONCE), signal);
       }
     },
-    lockOf: (key, { signal }) => lockOf(key, signal),
+    lockOf: (key, { signal }) => locks.lockOf(key, signal),
+    hasLocks: ({ signal }) => locks.hasLocks(signal),
     async *unfinished(prefix, { signal }) {
       checkPrefix(prefix);
       yield* listUnfinished(connection, place, prefix, signal);

@@ -22,19 +22,31 @@ describe('the lock of an object on S3', () => {
   interface Bucket {
     readonly configuration?: 'on' | { readonly status: number; readonly code: string };
     readonly head?: Record<string, string>;
-    readonly retention?: { readonly status: number; readonly code: string };
-    readonly hold?: { readonly status: number; readonly code: string };
+    readonly retention?: { readonly status: number; readonly code: string } | string;
+    readonly hold?: { readonly status: number; readonly code: string } | string;
+    readonly headStatus?: number;
+    /** How long a failure is tried again, in ms. */
+    readonly within?: number;
   }
   const NONE = { status: 404, code: 'NoSuchObjectLockConfiguration' };
-  const open = async ({ configuration = 'on', head = {}, retention = NONE, hold = NONE }: Bucket) => {
+  const open = async ({
+    configuration = 'on',
+    head = {},
+    retention = NONE,
+    hold = NONE,
+    headStatus,
+    within,
+  }: Bucket) => {
     const s3 = await startS3Double(({ method, query, key }, response) => {
       if (query.has('object-lock')) {
         if (configuration !== 'on') return refuse(response, configuration.status, configuration.code);
         const enabled = '<ObjectLockEnabled>Enabled</ObjectLockEnabled>';
         return answer(response, 200, `<ObjectLockConfiguration>${enabled}</ObjectLockConfiguration>`);
       }
-      if (query.has('retention')) return refuse(response, retention.status, retention.code);
-      if (query.has('legal-hold')) return refuse(response, hold.status, hold.code);
+      const said = query.has('retention') ? retention : query.has('legal-hold') ? hold : undefined;
+      if (typeof said === 'string') return answer(response, 200, said);
+      if (said !== undefined) return refuse(response, said.status, said.code);
+      if (method === 'HEAD' && headStatus !== undefined) return answer(response, headStatus);
       if (method === 'HEAD' && key === 'absent') return answer(response, 404);
       return answer(response, 200, '', { 'content-length': '0', ...head });
     });
@@ -43,7 +55,8 @@ describe('the lock of an object on S3', () => {
       s3.seen.map(({ method, query }) =>
         `${method} ${[...query.keys()].filter((name) => name !== 'x-id').join()}`.trim(),
       );
-    return { store: retrying(s3.store()), asked };
+    const store = retrying(s3.store(), within === undefined ? {} : { withinMs: within });
+    return { store, asked };
   };
 
   it.for([
@@ -107,15 +120,64 @@ describe('the lock of an object on S3', () => {
     expect(asked()).toEqual(['GET object-lock', 'HEAD', 'GET retention', 'GET legal-hold', 'HEAD', 'HEAD']);
   });
 
+  const DENIED = { status: 403, code: 'AccessDenied' };
   it.for([
-    { retention: { status: 403, code: 'AccessDenied' } },
-    { hold: { status: 403, code: 'AccessDenied' } },
-  ])('D3: is unknown to a key that may not see it, whose HEAD leaves it out: %o', async (denied) => {
-    const { store } = await open(denied);
+    { denied: { retention: DENIED }, lacks: 's3:GetObjectRetention' },
+    { denied: { hold: DENIED }, lacks: 's3:GetObjectLegalHold' },
+    {
+      denied: { retention: DENIED, hold: DENIED },
+      lacks: 's3:GetObjectRetention and s3:GetObjectLegalHold',
+    },
+  ])('D3: is unknown to a key that may not see it, whose HEAD leaves it out: $lacks', async (bucket) => {
+    const { store, asked } = await open(bucket.denied);
     for (const key of ['a', 'b'])
       expect(await store.lockOf?.(key, options)).toEqual({
-        unknown: expect.stringContaining('s3:GetObjectRetention'),
+        unknown: `whether the bucket has it locked is not known: this key lacks ${bucket.lacks}`,
       });
+    expect(asked()).toEqual(['GET object-lock', 'HEAD', 'GET retention', 'GET legal-hold', 'HEAD']);
+  });
+
+  const RETENTION = `<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>${UNTIL.toISOString()}</RetainUntilDate></Retention>`;
+  const HOLD = '<LegalHold><Status>ON</Status></LegalHold>';
+
+  it.for([
+    { by: 'its retention', bucket: { retention: RETENTION }, lock: { until: UNTIL } },
+    { by: 'its legal hold', bucket: { hold: HOLD }, lock: { legalHold: true } },
+    {
+      by: 'both, with a HEAD that is denied',
+      bucket: { retention: RETENTION, hold: HOLD, headStatus: 403 },
+      lock: { until: UNTIL, legalHold: true },
+    },
+  ])('D7: is told by $by, where HEAD leaves it out of every answer', async ({ bucket, lock }) => {
+    const { store } = await open(bucket);
+    for (const key of ['a', 'b']) expect(await store.lockOf?.(key, options)).toEqual(lock);
+  });
+
+  it('D3: a retention that is over says nothing about a legal hold that the key may not see', async () => {
+    const head = { 'x-amz-object-lock-retain-until-date': '2020-01-01T00:00:00Z' };
+    const { store } = await open({ head, hold: DENIED });
+    expect(await store.lockOf?.('k', options)).toEqual({ unknown: expect.stringContaining('LegalHold') });
+    await double.close();
+    expect(await (await open({ head })).store.lockOf?.('k', options)).toEqual({
+      until: new Date('2020-01-01T00:00:00Z'),
+    });
+  });
+
+  it('is not looked for, and that is said, by a key that may look at neither bucket nor object', async () => {
+    const { store } = await open({ configuration: DENIED, headStatus: 403 });
+    expect(await store.lockOf?.('k', options)).toEqual({ unseen: expect.stringContaining('s3:GetObject') });
+    expect(await store.hasLocks?.(options)).toBe(true);
+  });
+
+  it('is none on a server that takes the question for one about an object', async () => {
+    const { store } = await open({ configuration: { status: 404, code: 'NoSuchKey' } });
+    expect(await store.lockOf?.('k', options)).toBeUndefined();
+    expect(await store.hasLocks?.(options)).toBe(false);
+  });
+
+  it('D3: a bucket that fails to answer is asked again, and a failure in the end', async () => {
+    const failing = await open({ configuration: { status: 503, code: 'SlowDown' }, within: 100 });
+    await expect(failing.store.lockOf?.('k', options)).rejects.toMatchObject({ code: 'store-unavailable' });
   });
 
   it('D3: a bucket that does not answer is a failure, not a bucket without locks', async () => {
@@ -125,13 +187,17 @@ describe('the lock of an object on S3', () => {
 });
 
 describe('the lock of a blob on Azure', () => {
-  const open = async (container: Record<string, string> | 'denied', blob: Record<string, string> = {}) => {
+  const open = async (
+    container: Record<string, string> | 'denied',
+    blob: Record<string, string> | 'denied' = {},
+  ) => {
     const azure = await startAzureDouble(({ key, query }, response) => {
       if (query.get('restype') === 'container') {
         if (container === 'denied') return azureRefuse(response, 403, 'AuthorizationPermissionMismatch');
         return azureAnswer(response, 200, '', container);
       }
       if (key === 'absent') return azureRefuse(response, 404, 'BlobNotFound');
+      if (blob === 'denied') return azureRefuse(response, 403, 'AuthorizationPermissionMismatch');
       return azureAnswer(response, 200, '', { 'content-length': '0', ...blob });
     });
     double = azure;
@@ -184,6 +250,17 @@ describe('the lock of a blob on Azure', () => {
     expect(await store.lockOf?.('k', options)).toEqual(lock);
   });
 
+  it('D3: is unknown where its container has locks and the blob may not be read', async () => {
+    const { store } = await open(VERSIONS, 'denied');
+    expect(await store.lockOf?.('k', options)).toEqual({ unknown: expect.stringContaining('properties') });
+  });
+
+  it('is not looked for, and that is said, by a key that may read neither container nor blob', async () => {
+    const { store } = await open('denied', 'denied');
+    expect(await store.lockOf?.('k', options)).toEqual({ unseen: expect.stringContaining('properties') });
+    expect(await store.hasLocks?.(options)).toBe(true);
+  });
+
   it('is none of what is not there', async () => {
     const { store } = await open(VERSIONS);
     expect(await store.lockOf?.('absent', options)).toBeUndefined();
@@ -208,6 +285,28 @@ describe('the lock of an object on Google Cloud Storage', () => {
     double = gcs;
     expect(await retrying(gcs.store()).lockOf?.('k', options)).toEqual(lock);
     expect(gcs.seen[0]?.query.get('fields')).toContain('retentionExpirationTime');
+  });
+
+  it('D7: is told by a listing, so that nobody asks for each', async () => {
+    const item = (name: string, more: object) => ({
+      name,
+      size: '1',
+      timeCreated: '2026-01-01T00:00:00Z',
+      ...more,
+    });
+    const items = [
+      item('a', {}),
+      item('b', { temporaryHold: true }),
+      item('c', { retentionExpirationTime: UNTIL.toISOString() }),
+    ];
+    const gcs = await startGcsDouble((_, response) =>
+      gcsAnswer(response, 200, { kind: 'storage#objects', items }),
+    );
+    double = gcs;
+    const found = [];
+    for await (const { lock } of retrying(gcs.store()).list('', options)) found.push(lock);
+    expect(found).toEqual(['none', { legalHold: true }, { until: UNTIL }]);
+    expect(gcs.seen[0]?.query.get('fields')).toMatch(/items\(.*temporaryHold.*retention\(/);
   });
 
   it('D3: that has an end that can not be read has none', async () => {
