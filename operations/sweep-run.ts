@@ -1,4 +1,5 @@
 import { failpoint } from '../core/failpoint.ts';
+import { LockedWal } from '../core/locked-wal.ts';
 import { cautiousNow } from '../core/retention-clocks.ts';
 import type { PlannedBackup } from '../core/retention.ts';
 import type { SweepReport } from '../core/sweep-report.ts';
@@ -18,11 +19,12 @@ import {
 import { hasRules, youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
 import { deleteRecords, findLeftovers, removeLeftovers } from './sweep-leftovers.ts';
 import { lookAgain, lookAround, type Look } from './sweep-look.ts';
-import { lockOfBackup } from './object-locks.ts';
+import { lockOfBackup, type LockQuestion } from './object-locks.ts';
 import { placeMarks } from './sweep-mark.ts';
 import type { SweepOptions, SweepProgress } from './sweep-options.ts';
 import { NOTHING_DONE, sweepReport, type SweepDone } from './sweep-report.ts';
-import { deletesWal, deleteWal, withoutLocked, type LockedWal } from './sweep-wal.ts';
+import { describeOrphaned, removeOrphanedRecords } from './sweep-wal-records.ts';
+import { deletesWal, deleteWal, withoutLocked } from './sweep-wal.ts';
 
 /** So many backups are made known together as being deleted, and looked at again together. */
 const GROUP = 20;
@@ -44,7 +46,9 @@ export class SweepRun {
   /** Whether this sweep has deleted some data: before that nobody knows that the store lets it. */
   #hasDeleted = false;
   #done: SweepDone = NOTHING_DONE;
-  #lockedWal: readonly LockedWal[] = [];
+  #lockedWal = new LockedWal();
+  /** Why some locks could not be looked at; each is said once. */
+  readonly #unseen = new Set<string>();
 
   constructor(r: Repository, rules: SweepRules, lease: Lease, options: SweepOptions) {
     this.#r = r;
@@ -200,8 +204,7 @@ export class SweepRun {
   }
 
   async #whyNotNow(backupId: string): Promise<Reprieve | undefined> {
-    const question = { nowMs: cautiousNow(this.#clocks), signal: this.#signal };
-    const lock = await lockOfBackup(this.#r, backupId, question);
+    const lock = await lockOfBackup(this.#r, backupId, this.#lockQuestion());
     // What is half gone can't be saved by anybody else: it is finished.
     if (this.#isHalfGone(backupId)) return lock && { why: lock.why, decision: 'undecided' };
     if (lock) {
@@ -211,6 +214,14 @@ export class SweepRun {
     const storeNow = new Date(this.#clocks.storeNow ?? this.#clocks.now);
     const { graceMs } = this.#rules;
     return whyNotNow(this.#r, backupId, { storeNow, graceMs, signal: this.#signal });
+  }
+
+  #lockQuestion(): LockQuestion {
+    return {
+      nowMs: cautiousNow(this.#clocks),
+      onUnseen: (why) => this.#unseen.add(why),
+      signal: this.#signal,
+    };
   }
 
   async #spare(backupId: string, planned: PlannedBackup | undefined, why: string): Promise<void> {
@@ -243,7 +254,7 @@ export class SweepRun {
     await deleteWal(this.#r, plan, {
       segmentSize: archive.segments.segmentSize,
       youngAfter: youngAfter(catalogue, { ...this.#rules, now: this.#clocks.storeNow ?? this.#clocks.now }),
-      nowMs: cautiousNow(this.#clocks),
+      ...this.#lockQuestion(),
       mayGoOn: () => this.#mayGoOnWithWal(),
       onProgress: (wal) => {
         this.#done = {
@@ -254,7 +265,6 @@ export class SweepRun {
         this.#lockedWal = wal.locked;
         this.#report('deleting-wal');
       },
-      signal: this.#signal,
     }).catch((error: unknown) => {
       if (this.#stopped === undefined) throw error;
     });
@@ -288,12 +298,13 @@ export class SweepRun {
     const found = await findLeftovers(this.#r, this.#look.catalogue, { ...this.#rules, now }, this.#signal);
     this.#warnings.push(...found.warnings);
     if (!hasRules(this.#rules)) return [];
-    const { removed, warnings } = await removeLeftovers(this.#r, found.removable, {
-      mayGoOn: () => this.#lease.check(this.#signal),
-      signal: this.#signal,
-    });
-    this.#warnings.push(...warnings);
-    return removed;
+    const mayGoOn = () => this.#lease.check(this.#signal);
+    const removing = { mayGoOn, signal: this.#signal };
+    const { removed, warnings } = await removeLeftovers(this.#r, found.removable, removing);
+    const after = youngAfter(this.#look.catalogue, { ...this.#rules, now });
+    const orphaned = await removeOrphanedRecords(this.#r, { youngAfter: after, ...removing });
+    this.#warnings.push(...warnings, ...orphaned.warnings);
+    return [...removed, ...describeOrphaned(orphaned)];
   }
 
   async #lookAgain(): Promise<void> {
@@ -326,7 +337,7 @@ export class SweepRun {
   /** The plan that was acted on, with what turned out otherwise. */
   #conclude({ plan: acted, catalogue, archive }: Look, leftovers: readonly string[]): SweepReport {
     this.#report('done');
-    const plan = withoutLocked(acted, this.#lockedWal, archive.segments.segmentSize);
+    const plan = withoutLocked(acted, this.#lockedWal);
     return sweepReport({
       dryRun: false,
       at: new Date(this.#clocks.now),
@@ -337,7 +348,7 @@ export class SweepRun {
       catalogue,
       segmentSize: archive.segments.segmentSize,
       leftovers,
-      warnings: this.#warnings,
+      warnings: [...this.#warnings, ...this.#unseen],
       done: this.#done,
     });
   }

@@ -1,26 +1,18 @@
 import { BackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
-import { withLockedWal, type LockedSegment } from '../core/locked-wal.ts';
-import { longestLock, type LockInForce } from '../core/object-lock.ts';
+import { LockedWal, withLockedWal } from '../core/locked-wal.ts';
 import type { RetentionPlan } from '../core/retention.ts';
-import { segmentNumber } from '../core/segment.ts';
-import { walDigestKey, walDigestPrefix, walPrefix } from '../repository/layout.ts';
+import { segmentNumber, type SegmentName } from '../core/segment.ts';
+import { walDigestKey, walPrefix } from '../repository/layout.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findWal, parseWalObject, walFolders, type WalObject } from '../repository/wal-object.ts';
-import { locksOf, type LockQuestion } from './object-locks.ts';
+import { asksForLocks, locksOf, type LockQuestion } from './object-locks.ts';
 
 export interface DeletedWal {
   readonly segments: number;
   readonly bytes: number;
-  /** What the store keeps, and was not asked to delete. */
-  readonly locked: readonly LockedWal[];
-}
-
-/** An object of WAL that is to go, and that the store keeps. */
-export interface LockedWal {
-  readonly key: string;
-  readonly file: WalObject['file'];
-  readonly lock: LockInForce;
+  /** What the store keeps, and was not asked to delete. It grows with what is done. */
+  readonly locked: LockedWal;
 }
 
 /** What of a plan's WAL is meant. */
@@ -49,81 +41,87 @@ export async function deleteWal(
   plan: RetentionPlan,
   options: DeleteWalOptions,
 ): Promise<DeletedWal> {
-  let done: DeletedWal = { segments: 0, bytes: 0, locked: [] };
+  const locked = new LockedWal();
+  let done: DeletedWal = { segments: 0, bytes: 0, locked };
   const remove = async (batch: readonly WalObject[]) => {
-    const locked = await lockedAmong(r, batch, options);
-    const free = batch.filter(({ key }) => !locked.some((one) => one.key === key));
+    const free = await addLocked(r, batch, { locked, ...options });
     if (free.length > 0) await deleteBatch(r, free, options);
     done = {
       segments: done.segments + free.filter(({ file }) => file.kind === 'segment').length,
       bytes: done.bytes + free.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
-      locked: [...done.locked, ...locked],
+      locked,
     };
     options.onProgress(done);
   };
   for await (const batch of doomedWal(r, plan, options)) await remove(batch);
   const histories = await doomedHistories(r, plan, options.signal);
-  if (histories.length > 0 && done.locked.length === 0) await remove(histories);
-  await deleteDigestsOfNothing(r, options);
+  if (histories.length > 0 && locked.count === 0) await remove(histories);
   return done;
 }
 
-/** The same without deleting anything: what of it the store keeps. */
+/** So many files of WAL are asked about for a plan: a dozen seconds. A listing may tell of more. */
+const ASKED_FOR_PLAN = 10_000;
+
+export interface PlannedLocks {
+  readonly locked: LockedWal;
+  /** Of what nobody looked at yet; whole phrases. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * The same without deleting anything: what of it the store keeps. The oldest are asked about, up to a number; each of the
+ * others is when it is to be deleted. A first sweep of a big archive would not come to its plan otherwise.
+ */
 export async function lockedWal(
   r: Repository,
   plan: RetentionPlan,
   options: WalQuestion,
-): Promise<readonly LockedWal[]> {
-  if (r.store.lockOf === undefined) return [];
-  const locked: LockedWal[] = [];
+): Promise<PlannedLocks> {
+  const locked = new LockedWal();
+  if (!(await asksForLocks(r, options.signal))) return { locked, warnings: [] };
+  let asked = 0;
   for await (const batch of doomedWal(r, plan, options)) {
-    locked.push(...(await lockedAmong(r, batch, options)));
+    const untold = batch.filter(({ lock }) => lock === undefined).length;
+    if (asked + untold > ASKED_FOR_PLAN) {
+      const warnings = [
+        `whether the store keeps WAL was asked about the ${asked} oldest files that would go; about the others it is asked right before they are deleted`,
+      ];
+      return { locked, warnings };
+    }
+    asked += untold;
+    await addLocked(r, batch, { locked, ...options });
   }
-  if (locked.length > 0) return locked;
-  return lockedAmong(r, await doomedHistories(r, plan, options.signal), options);
+  if (locked.count === 0)
+    await addLocked(r, await doomedHistories(r, plan, options.signal), { locked, ...options });
+  return { locked, warnings: [] };
 }
 
-async function lockedAmong(
+/** @returns those that are free */
+async function addLocked(
   r: Repository,
   batch: readonly WalObject[],
-  question: LockQuestion,
-): Promise<LockedWal[]> {
-  const locks = await locksOf(
-    r,
-    batch.map(({ key }) => key),
-    question,
-  );
-  return batch.flatMap(({ key, file }) => {
+  { locked, segmentSize, ...question }: WalQuestion & { readonly locked: LockedWal },
+): Promise<readonly WalObject[]> {
+  const locks = await locksOf(r, batch, question);
+  return batch.filter(({ key, file }) => {
     const lock = locks.get(key);
-    return lock ? [{ key, file, lock }] : [];
+    if (lock === undefined) return true;
+    locked.add(lock, file.kind === 'segment' ? placeOf(file.segment, segmentSize) : undefined);
+    return false;
   });
+}
+
+function placeOf(segment: SegmentName, segmentSize: number): { timeline: number; number: bigint } {
+  return { timeline: Number.parseInt(segment.slice(0, 8), 16), number: segmentNumber(segment, segmentSize) };
 }
 
 /** As the plan has it once what the store keeps stays. */
-export function withoutLocked(
-  plan: RetentionPlan,
-  locked: readonly LockedWal[],
-  segmentSize: number,
-): RetentionPlan {
-  const lock = longestLock(locked.map((one) => one.lock));
-  if (lock === undefined) return plan;
-  const segments = locked.flatMap(({ file, lock: own }): LockedSegment[] => {
-    if (file.kind !== 'segment') return [];
-    const timeline = Number.parseInt(file.segment.slice(0, 8), 16);
-    return [{ timeline, number: segmentNumber(file.segment, segmentSize), lock: own }];
-  });
-  const others = locked.length - segments.length;
-  const what = [
-    ...(segments.length > 0 ? [`${segments.length} segments`] : []),
-    ...(others > 0 ? [`${others} files beside them`] : []),
-  ];
+export function withoutLocked(plan: RetentionPlan, locked: LockedWal): RetentionPlan {
+  if (locked.count === 0) return plan;
   return {
     ...plan,
-    wal: withLockedWal(plan.wal, segments),
-    warnings: [
-      ...plan.warnings,
-      `of the WAL that nobody needs, ${what.join(' and ')} stay, and timeline histories with them; the longest: ${lock.why}`,
-    ],
+    wal: withLockedWal(plan.wal, locked.runs),
+    warnings: [...plan.warnings, ...locked.warnings],
   };
 }
 
@@ -159,37 +157,6 @@ async function doomedHistories(
     if (decision === 'delete') found.push(...(await findWal(r, name, signal)));
   }
   return found;
-}
-
-/**
- * Removes the records of WAL that is gone: whoever deletes WAL beside walkeep leaves them. A record is written after its
- * object, so that one that was listed, and whose object a later listing does not show, has lost it.
- */
-async function deleteDigestsOfNothing(
-  r: Repository,
-  { youngAfter, mayGoOn, signal }: DeleteWalOptions,
-): Promise<void> {
-  const prefix = walDigestPrefix(r.server);
-  let folder = '';
-  let records = new Set<string>();
-  const flush = async () => {
-    if (records.size === 0) return;
-    for await (const { key } of r.store.list(walPrefix(r.server) + folder, { signal }))
-      records.delete(walDigestKey(r.server, key));
-    if (records.size > 0) await mayGoOn();
-    await r.store.delete([...records], { signal });
-    records = new Set();
-  };
-  for await (const { key, modifiedAt } of r.store.list(prefix, { signal })) {
-    const name = key.slice(prefix.length);
-    if (!name.endsWith('.json') || modifiedAt.getTime() > youngAfter) continue;
-    // A history lies beside the folders: what its name begins with is itself, and its other copies.
-    const place = name.includes('/') ? name.slice(0, name.indexOf('/') + 1) : name.slice(0, -'.json'.length);
-    if (place !== folder || records.size >= KEYS_AT_ONCE) await flush();
-    folder = place;
-    records.add(key);
-  }
-  await flush();
 }
 
 async function deleteBatch(
@@ -276,8 +243,7 @@ function doomedBy(plan: RetentionPlan, segmentSize: number) {
       if (file.kind === 'history') return false;
       if (file.kind === 'partial') return partials.has(file.segment);
       if (file.kind === 'backup-history') return labels.has(file.segment);
-      const timeline = Number.parseInt(file.segment.slice(0, 8), 16);
-      const number = segmentNumber(file.segment, segmentSize);
+      const { timeline, number } = placeOf(file.segment, segmentSize);
       return (ranges.get(timeline) ?? []).some((range) => range.first <= number && number <= range.last);
     },
   };

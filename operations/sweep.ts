@@ -9,6 +9,7 @@ import { lookAround } from './sweep-look.ts';
 import { NOTHING_DONE, refusedReport, sweepReport } from './sweep-report.ts';
 import type { SweepOptions } from './sweep-options.ts';
 import { SweepRun } from './sweep-run.ts';
+import { describeOrphaned, findOrphanedRecords } from './sweep-wal-records.ts';
 import { deletesWal, lockedWal, withoutLocked } from './sweep-wal.ts';
 
 export type { SweepOptions, SweepProgress } from './sweep-options.ts';
@@ -32,23 +33,27 @@ export async function planSweep(
   try {
     const look = await lookAround(r, rules, { now: at }, signal);
     const found = await findLeftovers(r, look.catalogue, { ...rules, now: at }, signal);
-    const removable = look.plan.refused === undefined && hasRules(rules) ? found.removable : [];
+    const mayRemove = look.plan.refused === undefined && hasRules(rules);
+    const removable = mayRemove ? found.removable : [];
     const { segmentSize } = look.archive.segments;
     const after = youngAfter(look.catalogue, { ...rules, now: at });
-    const question = { segmentSize, youngAfter: after, nowMs: at, signal };
-    const locked = deletesWal(look.plan) ? await lockedWal(r, look.plan, question) : [];
-    const plan = withoutLocked(look.plan, locked, segmentSize);
+    const unseen = new Set<string>();
+    const onUnseen = (why: string) => unseen.add(why);
+    const question = { segmentSize, youngAfter: after, nowMs: at, onUnseen, signal };
+    const locks = deletesWal(look.plan) ? await lockedWal(r, look.plan, question) : undefined;
+    const plan = locks ? withoutLocked(look.plan, locks.locked) : look.plan;
+    const orphaned = mayRemove ? await findOrphanedRecords(r, question) : { count: 0, warnings: [] };
     const report = sweepReport({
       dryRun: true,
       at: new Date(at),
       ...look,
       plan,
       segmentSize,
-      leftovers: removable.map(describeLeftover),
-      warnings: found.warnings,
+      leftovers: [...removable.map(describeLeftover), ...describeOrphaned(orphaned)],
+      warnings: [...found.warnings, ...(locks?.warnings ?? []), ...unseen, ...orphaned.warnings],
       done: NOTHING_DONE,
     });
-    return { report, hasWork: removable.length > 0 || changesAnything(plan) };
+    return { report, hasWork: removable.length > 0 || orphaned.count > 0 || changesAnything(plan) };
   } catch (error) {
     if (!isBackupError(error, ...UNREADABLE)) throw error;
     return { report: refusedReport(true, new Date(at), messageOf(error)), hasWork: false };

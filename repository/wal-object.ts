@@ -13,6 +13,8 @@ export interface WalObject {
   readonly key: string;
   readonly sizeBytes: number;
   readonly modifiedAt: Date;
+  /** As of `StoredObject`. */
+  readonly lock?: NonNullable<StoredObject['lock']>;
 }
 
 /**
@@ -51,8 +53,16 @@ export function parseWalObject(r: Repository, object: StoredObject): WalObject |
   const parsed = parseWalObjectName(object.key.slice(object.key.lastIndexOf('/') + 1));
   const file = parsed && parseWalFileName(parsed.fileName);
   if (!parsed || !file || walKey(r.server, parsed.fileName, parsed.codec) !== object.key) return undefined;
-  const { key, sizeBytes, modifiedAt } = object;
-  return { fileName: parsed.fileName, file, codec: parsed.codec, key, sizeBytes, modifiedAt };
+  const { key, sizeBytes, modifiedAt, lock } = object;
+  return {
+    fileName: parsed.fileName,
+    file,
+    codec: parsed.codec,
+    key,
+    sizeBytes,
+    modifiedAt,
+    ...(lock && { lock }),
+  };
 }
 
 /** The folders of the archive, in order: 8 digits of a timeline, 8 of a log. */

@@ -8,6 +8,7 @@ import { pushWal, type ArchivePorts } from '../../operations/archive-wal.ts';
 import { fetchExitCode, fetchWal } from '../../operations/fetch-wal.ts';
 import { contradictsItself, inspectWal } from '../../operations/inspect-wal.ts';
 import { repairWal } from '../../operations/repair-wal.ts';
+import { removeOrphanedRecords } from '../../operations/sweep-wal-records.ts';
 import { deleteWal } from '../../operations/sweep-wal.ts';
 import { walDigestKey, walDigestPrefix, walKey } from '../../repository/layout.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
@@ -545,15 +546,22 @@ describe('records beside WAL in a directory', () => {
         labels: [],
         histories: [],
       }) as unknown as RetentionPlan;
-    const sweep = (of: RetentionPlan, youngAfter = Date.now() + 60_000, on = r) =>
-      deleteWal(on, of, {
+    const sweep = async (
+      of: RetentionPlan,
+      youngAfter = Date.now() + 60_000,
+      on = r,
+      mayGoOn = () => Promise.resolve(),
+    ) => {
+      await deleteWal(on, of, {
         segmentSize: MiB,
         youngAfter,
         nowMs: Date.now(),
-        mayGoOn: () => Promise.resolve(),
+        mayGoOn,
         onProgress: () => undefined,
         signal,
       });
+      await removeOrphanedRecords(on, { youngAfter, mayGoOn, signal });
+    };
 
     it('D1, D4: go after their WAL, and those of WAL that stays stay', async () => {
       for (const number of [1, 2, 3, 4]) await push(number);
@@ -577,15 +585,9 @@ describe('records beside WAL in a directory', () => {
       for (const number of [1, 2, 3]) await push(number);
       rmSync(join(directory, keyOf(3)));
       let asked = 0;
-      const ending = deleteWal(r, plan(1, 1), {
-        segmentSize: MiB,
-        youngAfter: Date.now() + 60_000,
-        nowMs: Date.now(),
-        mayGoOn: () =>
-          asked++ === 0 ? Promise.resolve() : Promise.reject(new Error('not declared any more')),
-        onProgress: () => undefined,
-        signal,
-      });
+      const ending = sweep(plan(1, 1), undefined, r, () =>
+        asked++ === 0 ? Promise.resolve() : Promise.reject(new Error('not declared any more')),
+      );
       await expect(ending).rejects.toThrow('not declared');
       expect(await recordKeys()).toEqual([2, 3].map((number) => walDigestKey('pg', keyOf(number))));
     });
