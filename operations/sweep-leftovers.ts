@@ -8,7 +8,7 @@ import type { UnfinishedUpload } from '../stores/object-store.ts';
 import { concludeDeletion, listGraves, takeBackTombstone } from '../repository/tombstones.ts';
 import { clearAttempt, deleteParts, settleAttempt } from './backup-attempt.ts';
 import type { SweepCatalogue } from './gather-retention.ts';
-import { lockOfBackup } from './object-locks.ts';
+import { lockOfBackup, type LockQuestion } from './object-locks.ts';
 
 /** Something that belongs to no backup, and what is to be done with it. */
 export type Leftover =
@@ -202,15 +202,26 @@ export async function removeLeftovers(
   return { removed, warnings };
 }
 
-/** The last steps of deletions whose data and WAL are gone. @returns why something was left, as whole phrases */
+/**
+ * The last steps of deletions whose data and WAL are gone. Their locks are asked for once more: there may be hours of WAL
+ * between the data and this. What is locked by now stays as it is, and the next sweeps finish it.
+ *
+ * @returns why something was left, as whole phrases
+ */
 export async function deleteRecords(
   r: Repository,
   backupIds: readonly string[],
-  { mayGoOn, onNext, signal }: RemoveOptions & { readonly onNext: () => void },
+  { mayGoOn, onNext, ...question }: RemoveOptions & LockQuestion & { readonly onNext: () => void },
 ): Promise<string[]> {
+  const { signal } = question;
   const left: string[] = [];
   for (const backupId of backupIds) {
     onNext();
+    const lock = await lockOfBackup(r, backupId, question);
+    if (lock) {
+      left.push(`the data of ${backupId} is gone, and its record stays for now: ${lock.why}`);
+      continue;
+    }
     failpoint('sweep.before-delete-record');
     await mayGoOn();
     await r.store.delete([backupInfoKey(r.server, backupId)], { signal });

@@ -147,7 +147,7 @@ export class SweepRun {
       await this.#spareGroup(due, deleted);
       return false;
     }
-    for (const { backupId } of due) if (await this.#deleteOne(backupId)) deleted.push(backupId);
+    for (const { backupId } of due) if (await this.#deleteOne(backupId, deleted)) deleted.push(backupId);
     await this.#lookAgain();
     return true;
   }
@@ -176,14 +176,14 @@ export class SweepRun {
   }
 
   /** @returns whether its data is gone */
-  async #deleteOne(backupId: string): Promise<boolean> {
+  async #deleteOne(backupId: string, deleted: readonly string[]): Promise<boolean> {
     const planned = this.#look?.plan.backups.find((backup) => backup.backupId === backupId);
     const folder = this.#look?.catalogue.folders.get(backupId);
     if (planned?.decision !== 'delete') {
       await this.#spare(backupId, planned, planned?.reasons.join('; ') ?? 'it is not listed any more');
       return false;
     }
-    const reprieve = await this.#whyNotNow(backupId);
+    const reprieve = this.#neededByChild(backupId, deleted) ?? (await this.#whyNotNow(backupId));
     if (reprieve !== undefined) {
       const { why, ...stays } = reprieve;
       await this.#spare(backupId, { backupId, reasons: [why], ...stays }, why);
@@ -201,6 +201,24 @@ export class SweepRun {
     };
     this.#report('deleting');
     return true;
+  }
+
+  /**
+   * Chains die from the end: what is built on a backup, and was spared in the last moment, needs it. The plan counts on the
+   * child's deletion, which did not come.
+   */
+  #neededByChild(backupId: string, deleted: readonly string[]): Reprieve | undefined {
+    if (this.#isHalfGone(backupId)) return undefined;
+    const child = this.#look?.catalogue.entries.find(
+      ({ backupId: id, info }) => info?.parentBackupId === backupId && !deleted.includes(id),
+    );
+    if (child === undefined) return undefined;
+    const dueAt = this.#spared.get(child.backupId)?.dueAt;
+    return {
+      why: `backup ${child.backupId}, which is built on it, has to go first`,
+      decision: 'wait',
+      ...(dueAt !== undefined && { dueAt }),
+    };
   }
 
   async #whyNotNow(backupId: string): Promise<Reprieve | undefined> {
@@ -279,9 +297,9 @@ export class SweepRun {
 
   async #deleteRecords(deleted: readonly string[]): Promise<void> {
     const left = await deleteRecords(this.#r, deleted, {
+      ...this.#lockQuestion(),
       mayGoOn: () => this.#lease.check(this.#signal),
       onNext: () => this.#report('deleting-records'),
-      signal: this.#signal,
     });
     this.#warnings.push(...left);
   }

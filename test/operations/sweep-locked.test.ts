@@ -7,6 +7,7 @@ import { backupInfoKey, ownKey } from '../../repository/layout.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
 import { listTombstones } from '../../repository/tombstones.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
+import { collectBytes } from '../../streams/chunks.ts';
 import { lockingStore, type LockingStore } from '../support/locking-store.ts';
 import {
   aged,
@@ -23,23 +24,39 @@ import {
 const HOUR = 3_600_000;
 const inDays = (days: number) => new Date(Date.now() + days * 24 * HOUR);
 
-/** Two of four backups are marked, and due. */
-async function due(options: { hides?: boolean } = {}): Promise<{
+/** Backups are stored ten minutes after they began. */
+function ageOf(key: string): number {
+  const [, ...at] = /\/base\/(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\//.exec(key)?.map(Number) ?? [];
+  const [year, month = 1, ...rest] = at;
+  if (year !== undefined) return Date.now() - Date.UTC(year, month - 1, ...rest) - 600_000;
+  return key.includes('/wals/') ? 2 * HOUR : 0;
+}
+
+/**
+ * Two of four backups are marked, and due.
+ *
+ * @param chained with one more, `child`, that is built on the oldest
+ */
+async function due({ chained = false, ...options }: { hides?: boolean; chained?: boolean } = {}): Promise<{
   r: Repository;
   store: LockingStore;
   ids: readonly string[];
+  child?: string;
 }> {
   const store = lockingStore(createMemoryStore(), options);
-  const old = aged(store, (key) => (/\/(base|wals|tombstones)\//.test(key) ? 2 * HOUR : 0));
+  const old = aged(store, (key) => (key.includes('/tombstones/') ? 2 * HOUR : ageOf(key)));
   const r = createRepository(old, 'pg');
   const ids = await putFourBackups(r);
-  await run(
-    createRepository(
-      aged(store, (key) => (/\/(base|wals)\//.test(key) ? 2 * HOUR : 0)),
-      'pg',
-    ),
-  );
-  return { r, store, ids };
+  const child = chained ? await putBenchBackup(r, { at: 15, daysOld: 3.5 }) : undefined;
+  if (child !== undefined) await buildOn(r, child, ids[0] ?? '');
+  await run(createRepository(aged(store, ageOf), 'pg'));
+  return { r, store, ids, ...(child !== undefined && { child }) };
+}
+
+async function buildOn(r: Repository, child: string, parent: string): Promise<void> {
+  const key = backupInfoKey('pg', child);
+  const text = (await collectBytes((await r.store.get(key, { signal: NEVER }))!, 100_000)).toString();
+  await r.store.put(key, Buffer.from(`${text}parent_backup_id=${parent}\n`), { signal: NEVER });
 }
 
 const run = (r: Repository) => sweep(r, benchRules(), { signal: NEVER, holder: 'test' });
@@ -143,6 +160,68 @@ describe('a backup that the store has locked', () => {
     expect(store.attacked).toEqual([]);
     // counted on in the plan of the WAL
     expect((await segmentsOf(r))[0]).toBe(10);
+  });
+
+  it('D1, D7: keeps what it is built on, when the lock comes between the plan and the first deletion', async () => {
+    const { r, store, ids, child } = await due({ chained: true });
+    const [root] = ids;
+    const lockOf: LockingStore['lockOf'] = async (key, options) => store.lockOf?.(key, options);
+    let asked = 0;
+    const late: Repository = {
+      ...r,
+      store: {
+        ...r.store,
+        async lockOf(key, options) {
+          if (key.endsWith(`${child}/data_0001.tar`) && ++asked === 2)
+            store.locks.set(`${child}/data_0001.tar`, { until: inDays(1) });
+          return lockOf(key, options);
+        },
+      },
+    };
+    const segments = await segmentsOf(r);
+    const report = await run(late);
+    expect(fateOf(report, child)).toMatchObject({ decision: 'wait' });
+    expect(fateOf(report, root)).toMatchObject({
+      decision: 'wait',
+      reasons: [`backup ${child}, which is built on it, has to go first`],
+      dueAt: fateOf(report, child)?.dueAt,
+    });
+    expect([...(await baseKeys(r, root)), ...(await baseKeys(r, child))]).toHaveLength(6);
+    expect(report.counts).toMatchObject({ deletedBackups: 1, deletedWal: 0 });
+    expect(await segmentsOf(r)).toEqual(segments);
+    const marks = await listTombstones(r, NEVER);
+    expect([root, child].map((id) => marks.get(id ?? '')?.deletingSince)).toEqual([undefined, undefined]);
+    // the next plan has the reason of its own
+    const [next, again] = [await plan(r), await run(r)];
+    for (const one of [next, again]) expect(fateOf(one, root)?.decision).toBe('wait');
+    store.locks.clear();
+    const left = (await run(r)).counts;
+    expect(left.deletedBackups).toBe(2);
+  });
+
+  it('D7: a lock that comes on the record when the data is gone keeps the record, and is said', async () => {
+    const { r, store, ids } = await due({ hides: true });
+    const late: Repository = {
+      ...r,
+      store: {
+        ...r.store,
+        async delete(keys, options) {
+          await r.store.delete(keys, options);
+          if (keys.some((key) => key.includes('/wals/')))
+            store.locks.set(`${ids[0]}/backup.info`, { until: inDays(1) });
+        },
+      },
+    };
+    const report = await run(late);
+    expect(report.warnings).toContainEqual(
+      expect.stringMatching(new RegExp(`data of ${ids[0]} is gone.*stays for now.*locked until`)),
+    );
+    expect(store.attacked).toEqual([]);
+    expect(await baseKeys(r, ids[0])).toEqual([`base/${ids[0]}/backup.info`]);
+    expect(fateOf(await run(r), ids[0])?.decision).toBe('undecided');
+    store.locks.clear();
+    await run(r);
+    expect(await baseKeys(r, ids[0])).toEqual([]);
   });
 
   it('D7: that is half gone is left as it is, and said', async () => {
