@@ -114,10 +114,20 @@ export class BackupError extends Error {
   readonly code: ErrorCode;
   /** What to do next; the table's advice unless the place knows better. */
   readonly hint: string;
+  /**
+   * The WAL file or tar that a listing did not show, where that alone is the evidence: whoever calls something damaged
+   * for it asks the store for it by name first. Given by code, never read out of a text.
+   */
+  readonly notListed?: string;
 
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; hint?: string }) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options?: { cause?: unknown; hint?: string; notListed?: string | undefined },
+  ) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
+    if (options?.notListed !== undefined) this.notListed = options.notListed;
     this.hint = options?.hint ?? ERRORS[code].hint;
   }
 

@@ -44,6 +44,8 @@ export interface RecoveryBackup {
   readonly snapshots?: boolean | undefined;
   /** Why its record or its parts can't be used at all. */
   readonly problem?: string | undefined;
+  /** Of a `problem` that is nothing but a tar no listing shows: its name. */
+  readonly notListed?: string | undefined;
 }
 
 /** What the records of the WAL say about the end of a path, when somebody has read them. */
@@ -115,7 +117,12 @@ interface Usable {
   readonly reach: Reach;
 }
 
-type Excluded = { backupId: string; reason: string };
+interface Excluded {
+  readonly backupId: string;
+  readonly reason: string;
+  /** Of a reason that is nothing but a file no listing shows. */
+  readonly notListed?: string;
+}
 
 /**
  * Chooses the base backup and the way along the timelines that lead to a target, or says why there are none and
@@ -181,7 +188,7 @@ export function planRecovery(facts: RecoveryFacts): RecoveryPlan {
     ),
     reasons: reasonsFor(facts, target, path, chosen, wanted),
     warnings,
-    excluded,
+    excluded: excluded.map(({ backupId, reason }) => ({ backupId, reason })),
   };
 }
 
@@ -193,8 +200,10 @@ function completeBackups(facts: RecoveryFacts): { candidates: Candidate[]; exclu
   for (const backup of facts.backups) {
     const reason = incompleteness(backup, facts);
     const { backupId, backupName, timeline, beginLsn, endLsn, endTime } = backup;
-    if (reason !== undefined) excluded.push({ backupId, reason });
-    else if (
+    if (reason !== undefined) {
+      const { problem, notListed } = backup;
+      excluded.push({ backupId, reason, ...(reason === problem && notListed && { notListed }) });
+    } else if (
       timeline === undefined ||
       beginLsn === undefined ||
       endLsn === undefined ||
@@ -247,11 +256,19 @@ function namedBackup(
       `there is no backup "${name}" in the repository${listing(candidates)}`,
     );
   }
-  const reason = excluded.find(({ backupId }) => backupId === known.backupId)?.reason ?? 'unknown';
+  const { reason, notListed } = whyExcluded(excluded, known.backupId);
   throw new BackupError(
     'backup-unusable',
     `backup ${name} can't be restored: ${reason}${listing(candidates)}`,
+    { notListed },
   );
+}
+
+function whyExcluded(
+  excluded: readonly Excluded[],
+  id: string,
+): { readonly reason: string; readonly notListed?: string } {
+  return excluded.find(({ backupId }) => backupId === id) ?? { reason: 'unknown' };
 }
 
 function listing(candidates: readonly Candidate[]): string {
@@ -272,8 +289,14 @@ function nothingToRestore(excluded: readonly Excluded[]): BackupError {
   const message =
     excluded.length === 0 ? 'there is no backup in the repository' : `no backup can be restored (${why})`;
   return new BackupError('target-unreachable', message, {
+    notListed: lastNotListed(excluded),
     hint: 'take a backup first: walkeep backup CLUSTER --wait',
   });
+}
+
+/** Of several backups that can't be used one is enough to doubt the listings. */
+function lastNotListed(excluded: readonly Excluded[]): string | undefined {
+  return excluded.findLast(({ notListed }) => notListed !== undefined)?.notListed;
 }
 
 function backupRequired(target: Target, candidates: readonly Candidate[]): BackupError {
@@ -372,6 +395,7 @@ function lostHistory(timeline: number): BackupError {
     'target-unreachable',
     `there is WAL of timeline ${timeline} in the archive, but not its history (${file}), so where it comes from is unknown`,
     {
+      notListed: file,
       hint: `archive ${file} again from a server that has it, or say which timeline is meant: --target-timeline`,
     },
   );
@@ -402,6 +426,7 @@ function usableBackups(
       excluded.push({
         backupId: backup.backupId,
         reason: `the WAL written while it was taken is incomplete: ${reach.missing} is missing`,
+        notListed: reach.missing,
       });
     } else usable.push({ backup, reach });
   }
@@ -424,11 +449,11 @@ function chooseBackup(
   if (wanted && 'backup' in wanted) {
     const found = usable.find(({ backup }) => backup === wanted.backup);
     if (!found) {
-      const reason =
-        excluded.find(({ backupId }) => backupId === wanted.backup.backupId)?.reason ?? 'unknown';
+      const { reason, notListed } = whyExcluded(excluded, wanted.backup.backupId);
       throw new BackupError(
         'backup-unusable',
         `backup ${wanted.backup.backupId} can't be restored to timeline ${path.timeline}: ${reason}`,
+        { notListed },
       );
     }
     if (!endedBefore(found.backup, target)) throw beforeTheBackup(target, path, found.backup, usable);
@@ -440,6 +465,7 @@ function chooseBackup(
       .map(({ backupId, reason }) => `${backupId}: ${reason}`)
       .join('; ');
     throw new BackupError('target-unreachable', `no backup leads to timeline ${path.timeline} (${why})`, {
+      notListed: lastNotListed(excluded),
       hint: 'what is missing may still be on a server: archive it again from its pg_wal. Otherwise choose another --target-timeline, or take a new backup',
     });
   }
@@ -495,6 +521,7 @@ function refuseWhatLiesBeyond(
       'wal-hole',
       `the way from backup ${backup.backupId} to the end of timeline ${path.timeline} has a hole: ${limit}; what is before it ends at ${formatLsn(reach.end)}`,
       {
+        notListed: reach.hole.missing,
         hint: behind
           ? `backup ${behind.backup.backupId} begins behind the hole and reaches ${formatLsn(behind.reach.end)}; or accept the earlier end with --accept-end`
           : 'accept that earlier end with --accept-end, or archive the missing segment if it still is in pg_wal of some server',

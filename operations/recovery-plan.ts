@@ -105,14 +105,17 @@ async function planWithWholeBackup(
 ): Promise<{ plan: RecoveryPlan; facts: RecoveryFacts }> {
   for (let current = facts; ;) {
     const plan = planRecovery(current);
-    const { parts, problems } = await inspectBackup(repository, plan.backupId, signal);
-    const found = parts.some(({ area }) => area === 'data') ? problems : [...problems, 'data.tar is missing'];
+    const { parts, problems, notListed } = await inspectBackup(repository, plan.backupId, signal);
+    const hasData = parts.some(({ area }) => area === 'data');
+    const found = hasData ? problems : [...problems, 'data.tar is missing'];
     if (found.length === 0) return { plan, facts: current };
     const problem = `its objects are not as they were made: ${found.join('; ')}`;
     current = {
       ...current,
       backups: current.backups.map((backup) =>
-        backup.backupId === plan.backupId ? { ...backup, problem } : backup,
+        backup.backupId === plan.backupId
+          ? { ...backup, problem, notListed: !hasData && problems.length === 0 ? 'data.tar' : notListed }
+          : backup,
       ),
     };
   }

@@ -184,8 +184,9 @@ function requireParts(
   targets: readonly RestoreTarget[],
   record: BackupRecord | undefined,
 ): void {
-  const refuse = (why: string): never => {
+  const refuse = (why: string, notListed?: string): never => {
     throw new BackupError('object-damaged', `backup ${info.backupId} is not whole: ${why}`, {
+      notListed,
       hint: 'choose another backup',
     });
   };
@@ -193,13 +194,14 @@ function requireParts(
     if (!parts.some((part) => part.area === area))
       refuse(
         name === undefined ? 'data.tar is missing' : `the tar of tablespace "${name}" (${area}) is missing`,
+        `${area}.tar`,
       );
   }
   if (record === undefined) return;
   const stored = new Map(parts.map((part) => [nameOf(part), part]));
   for (const { name, storedBytes } of record.parts) {
     const part = stored.get(name);
-    if (part === undefined) refuse(`${name} is missing`);
+    if (part === undefined) refuse(`${name} is missing`, name);
     else if (part.sizeBytes !== storedBytes)
       refuse(`${name} has ${part.sizeBytes} bytes, ${storedBytes} were recorded`);
     stored.delete(name);

@@ -183,7 +183,7 @@ async function planToEnd(
       )
     )
       throw error;
-    throw new Damage({ name: 'wal', ...objectIn(error.message), detail: error.message });
+    throw new Damage({ name: 'wal', ...objectIn(error.message), detail: error.message }, error.notListed);
   }
 }
 

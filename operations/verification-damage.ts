@@ -5,10 +5,13 @@ import type { VerificationCheck } from '../core/verification.ts';
 export class Damage extends Error {
   override readonly name = 'Damage';
   readonly check: VerificationCheck;
+  /** As of a `BackupError`: the file that a listing did not show, where that alone is the evidence. */
+  readonly notListed: string | undefined;
 
-  constructor(check: Omit<VerificationCheck, 'result'>) {
+  constructor(check: Omit<VerificationCheck, 'result'>, notListed?: string) {
     super(`${check.name}: ${check.detail ?? 'failed'}`);
     this.check = { ...check, result: 'failed' };
+    this.notListed = notListed;
   }
 }
 
@@ -32,7 +35,7 @@ export async function finding<Result>(name: string, step: () => Promise<Result>)
     return await step();
   } catch (error) {
     if (!isDamage(error)) throw error;
-    throw new Damage({ name, ...objectIn(error.message), detail: error.message });
+    throw new Damage({ name, ...objectIn(error.message), detail: error.message }, error.notListed);
   }
 }
 

@@ -278,12 +278,13 @@ async function goneMeanwhile(
 /** Whether what a listing did not show is there all the same: a store whose listings are late or cut is no damage. */
 async function listedWrongly(
   { ports, evidence }: Run,
-  { check }: Damage,
+  { notListed }: Damage,
   signal: AbortSignal,
 ): Promise<BackupError | undefined> {
+  if (notListed === undefined) return undefined;
   try {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(RELEASE_MS)]);
-    const found = await thereAfterAll(ports.repository, check, evidence.backupId, limit);
+    const found = await thereAfterAll(ports.repository, notListed, evidence.backupId, limit);
     if (found === undefined) return undefined;
     return new BackupError(
       'store-unavailable',

@@ -7,6 +7,7 @@ import {
   isBackupId,
   looksLikePart,
   parsePartName,
+  partName,
   quoted,
   type PartArea,
 } from './layout.ts';
@@ -30,6 +31,8 @@ export interface BackupObjects {
   readonly foreign: readonly string[];
   /** Why the parts can't be trusted to be the backup: one named twice, one missing in the middle, one of a strange name. */
   readonly problems: readonly string[];
+  /** A tar that is missing in the middle, where nothing else is wrong. */
+  readonly notListed?: string;
 }
 
 const MAX_OBJECTS = 1_000_000;
@@ -112,7 +115,11 @@ function objectsOf(objects: readonly StoredObject[], prefixLength: number): Back
     else if (name !== 'backup.info' && !name.startsWith('annotations/')) foreign.push(key);
   }
   parts.sort(inOrderOfRestore);
-  return { parts, foreign, problems: [...problems, ...sequenceProblems(parts, prefixLength)] };
+  const sequence = sequenceProblems(parts, prefixLength);
+  const all = [...problems, ...sequence.map(({ problem }) => problem)];
+  const isOnlyMissing = problems.length === 0 && sequence.every(({ notListed }) => notListed !== undefined);
+  const notListed = isOnlyMissing ? sequence[0]?.notListed : undefined;
+  return { parts, foreign, problems: all, ...(notListed !== undefined && { notListed }) };
 }
 
 /**
@@ -121,12 +128,13 @@ function objectsOf(objects: readonly StoredObject[], prefixLength: number): Back
  * @throws BackupError `object-damaged` when one is there twice, missing in the middle, or of a name no version wrote
  */
 export async function listParts(r: Repository, backupId: string, signal: AbortSignal): Promise<BackupPart[]> {
-  const { parts, problems } = await inspectBackup(r, backupId, signal);
+  const { parts, problems, notListed } = await inspectBackup(r, backupId, signal);
   if (problems.length > 0) {
     throw new BackupError(
       'object-damaged',
       `backup ${backupId} is not as it was made: ${problems.join('; ')}`,
       {
+        notListed,
         hint: 'choose another backup, or put its folder right by hand',
       },
     );
@@ -139,15 +147,24 @@ function inOrderOfRestore(a: BackupPart, b: BackupPart): number {
   return rank(a) - rank(b) || a.index - b.index || (a.key < b.key ? -1 : 1);
 }
 
-function sequenceProblems(parts: readonly BackupPart[], prefixLength: number): string[] {
-  const problems: string[] = [];
+interface SequenceProblem {
+  readonly problem: string;
+  readonly notListed?: string;
+}
+
+function sequenceProblems(parts: readonly BackupPart[], prefixLength: number): SequenceProblem[] {
+  const problems: SequenceProblem[] = [];
   let previous: BackupPart | undefined;
   for (const part of parts) {
     const name = (of: BackupPart) => quoted(of.key.slice(prefixLength));
     const expected = previous?.area === part.area ? previous.index + 1 : 0;
     if (part.index === expected - 1)
-      problems.push(`${name(previous as BackupPart)} and ${name(part)} are the same part`);
-    else if (part.index !== expected) problems.push(`a part before ${name(part)} is missing`);
+      problems.push({ problem: `${name(previous as BackupPart)} and ${name(part)} are the same part` });
+    else if (part.index !== expected)
+      problems.push({
+        problem: `a part before ${name(part)} is missing`,
+        notListed: partName(part.area, expected, part.codec),
+      });
     previous = part;
   }
   return problems;

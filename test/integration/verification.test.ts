@@ -517,6 +517,35 @@ describeEachMajor(
       expect(check.detail).toContain('block 1 of');
       await expectNothingLeft();
     });
+
+    it('C6: damage stays damage whatever words it is told in: a TOAST value whose chunk is missing, an answer of “3 rows missing”', async () => {
+      const { postgres } = story;
+      for (const statement of [
+        'create extension pg_surgery',
+        'create table documents (body text)',
+        'alter table documents alter body set storage external',
+        `insert into documents values (repeat('x', 3000))`,
+        // Killed for good, and by WAL: the copy comes to it as well.
+        `select heap_force_kill(reltoastrelid, array['(0,1)', '(0,2)']::tid[]) from pg_class where relname = 'documents'`,
+      ])
+        await postgres.psql(statement);
+      await postgres.waitUntilArchived(await postgres.switchWal());
+      for (const [sql, says] of [
+        ['select md5(body) from documents', /missing chunk number 0 for toast value/],
+        [`select '3 rows missing'`, /the answer is "3 rows missing"/],
+      ] as const) {
+        const queries = [{ database: 'postgres', sql, expect: 'all there' }];
+        const outcome = await verify({
+          checks: { manifest: false, pageChecksums: false, amcheck: false, queries },
+        });
+        expect(failedCheck(outcome)).toMatchObject({
+          object: 'postgres',
+          detail: expect.stringMatching(says),
+        });
+        expect(outcome.mayTryAgain).toBe(false);
+      }
+      await expectNothingLeft();
+    });
   },
   [15, otherMajor()],
 );

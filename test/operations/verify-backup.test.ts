@@ -18,6 +18,7 @@ import { createMemoryStore } from '../../stores/memory.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
 import { putBackup } from '../support/hand-made-backup.ts';
 import { makeTempDir } from '../support/temp.ts';
+import { makeSegment } from '../support/wal-segment.ts';
 
 const NEVER = new AbortController().signal;
 const THIRD = '000000010000000000000003';
@@ -133,6 +134,12 @@ async function bytesOf(from: ObjectStore, key: string): Promise<Uint8Array> {
   return Buffer.concat(chunks);
 }
 
+async function keysEndingIn(from: ObjectStore, name: string): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of from.list('', { signal: NEVER })) if (key.endsWith(`/${name}`)) keys.push(key);
+  return keys;
+}
+
 describe('a verification without any PostgreSQL', () => {
   let root: string;
   beforeEach(() => {
@@ -209,6 +216,43 @@ describe('a verification without any PostgreSQL', () => {
       });
     }
   });
+
+  it.for([
+    { what: 'a segment of it', lacks: SECOND },
+    { what: 'its tar', lacks: 'data.tar.gz' },
+    { what: 'the history of a timeline', lacks: '00000002.history' },
+  ])(
+    'C6: $what that no listing shows is asked for by name: there after all, it is no damage',
+    async ({ lacks }) => {
+      await putBackup(repository);
+      const newer = '000000020000000000000003';
+      await store.put(walKey('pg', newer, 'none'), makeSegment(newer), { signal: NEVER });
+      const history = Buffer.from('1\t0/300100\tpromoted\n');
+      await store.put(walKey('pg', '00000002.history', 'none'), history, { signal: NEVER });
+      const all: ObjectStore = repository.store;
+      repository = createRepository(
+        {
+          ...all,
+          async *list(prefix, options) {
+            for await (const object of all.list(prefix, options))
+              if (!object.key.endsWith(`/${lacks}`)) yield object;
+          },
+        },
+        'pg',
+      );
+      const late = await verifyBackup(ports(), request, { signal: NEVER });
+      expect(late, late.verification.error).toMatchObject({
+        mayTryAgain: true,
+        verification: { result: 'not-tried' },
+      });
+      expect(late.verification.error).toMatch(new RegExp(`lacked .*/${lacks}, which is there`));
+      const [key] = await keysEndingIn(all, lacks);
+      await all.delete([key as string], { signal: NEVER });
+      const gone = await verifyBackup(ports(), request, { signal: NEVER });
+      expect(gone).toMatchObject({ mayTryAgain: false, verification: { result: 'damaged' } });
+      expect(gone.verification.error).toContain(lacks.replace('.gz', ''));
+    },
+  );
 
   it('C6: a store that fails is “not tried”, and may be tried again', async () => {
     await putBackup(repository);
