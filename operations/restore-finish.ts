@@ -33,11 +33,11 @@ import {
   withoutPlaces,
 } from '../postgres/recovery-settings.ts';
 import type { BackupInfo } from '../repository/backup-info.ts';
+import { WITHHELD, type UnpackedPart } from './part-writer.ts';
 import { formatRecoveryFile, RECOVERY_FILE } from './recovery-file.ts';
 import type { RestorePorts, RestoreRequest } from './restore.ts';
 import { RESTORE_MARKER, type Owner, type RestoreTarget } from './restore-targets.ts';
 import { syncPath, syncTrees } from './sync-trees.ts';
-import { WITHHELD, type UnpackedPart } from './unpack-part.ts';
 
 export interface UnpackedBackup {
   readonly ports: RestorePorts;

@@ -3,7 +3,8 @@ import { BackupError } from '../core/errors.ts';
 import type { ObjectStore } from '../stores/object-store.ts';
 import { toPlain, type PlainStoreConfig, type StoreConfig } from '../stores/store-config.ts';
 import { fromFailure, type PlainFailure } from './backup-messages.ts';
-import { unpackPart, type UnpackedPart, type UnpackTask } from './unpack-part.ts';
+import type { UnpackedPart } from './part-writer.ts';
+import { unpackPart, type UnpackTask } from './unpack-part.ts';
 
 export interface RestoreThreadData {
   readonly store: PlainStoreConfig;
