@@ -1,4 +1,3 @@
-import { statfsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { TarReader } from '../repository/tar.ts';
@@ -40,7 +39,7 @@ const FIRST_WAIT_MS = 500;
  * part is read again from the beginning and overwrites what it had written.
  *
  * @throws BackupError `object-damaged` when anything differs from the record, or the tar is damaged or hostile;
- *   `disk-full`; what the store throws
+ *   `disk-full` and `config-invalid` when this host can't hold it, which says nothing about the part; what the store throws
  */
 export async function unpackPart(
   store: ObjectStore,
@@ -86,7 +85,8 @@ async function tryPart(
       hole: (length) => writer.hole(length),
       skipped: (path, why) => writer.leftOut(path, why),
     },
-    { maxTotalBytes: task.expected?.plainBytes ?? roomOf(task.directory) },
+    // Without a record nothing says how much there is, least of all the room here: it is sparse, or is compressed again.
+    task.expected ? { maxTotalBytes: task.expected.plainBytes } : {},
   );
   const mostBytes = task.expected?.plainBytes ?? Number.POSITIVE_INFINITY;
   let plainBytes = 0;
@@ -110,13 +110,6 @@ async function tryPart(
 }
 
 const damaged = (message: string) => new BackupError('object-damaged', message);
-
-/** Nothing says how much a part without a record of ours holds; more than its whole file system it can't. */
-function roomOf(directory: string): number {
-  const { blocks, bsize } = statfsSync(directory);
-  // some file systems say nothing
-  return blocks > 0 ? blocks * bsize : Number.MAX_SAFE_INTEGER;
-}
 
 function compare(
   task: UnpackTask,
@@ -163,11 +156,14 @@ function named(error: unknown, task: UnpackTask): unknown {
     });
   }
   if (code === 'EFBIG') {
-    // A file of PostgreSQL has a gigabyte; only a hostile or broken tar declares what no file system takes.
+    // It says something about this host alone: others take it, and what no host takes the reader has refused.
     return new BackupError(
-      'object-damaged',
-      `${task.key} declares a file too large for the file system of ${task.directory}`,
-      { cause: error },
+      'config-invalid',
+      `${task.key} holds a file larger than the file system of ${task.directory}, or this process (ulimit -f), may have one`,
+      {
+        cause: error,
+        hint: 'choose a directory on another file system. A file of PostgreSQL has 1 GiB at most unless it was built otherwise: if yours was not, the tar is damaged',
+      },
     );
   }
   if (typeof code === 'string' && NOT_WRITABLE.has(code)) {

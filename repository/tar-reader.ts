@@ -34,9 +34,19 @@ export interface TarLimits {
   readonly maxMembers: number;
   /** Of all files together, holes included. */
   readonly maxTotalBytes: number;
+  /** Of one file, holes included. */
+  readonly maxMemberBytes: number;
 }
 
-const DEFAULT_LIMITS: TarLimits = { maxMembers: 50_000_000, maxTotalBytes: 2 ** 50 };
+/**
+ * What no data directory has, on any host: a relation of 2^32 blocks of 32 KiB in one file, and eight of them. Less than
+ * that may be real where it is sparse, or where the file system compresses.
+ */
+const DEFAULT_LIMITS: TarLimits = {
+  maxMembers: 50_000_000,
+  maxTotalBytes: 2 ** 50,
+  maxMemberBytes: 2 ** 47,
+};
 /** Names and extensions of one member; also kept in memory: links that later members must not lead through. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
 const MAX_SYMLINKS = 100_000;
@@ -337,6 +347,9 @@ export class TarReader {
   /** Counts a member, and refuses what would be written through a link. */
   #admit({ path, type, size }: TarEntry): void {
     this.#count();
+    if (size > this.#limits.maxMemberBytes) {
+      throw damaged(`${quoted(path)} in the tar has more than ${this.#limits.maxMemberBytes} bytes`);
+    }
     this.#totalBytes += size;
     if (this.#totalBytes > this.#limits.maxTotalBytes) {
       throw damaged(`the files of the tar have more than ${this.#limits.maxTotalBytes} bytes`);

@@ -157,7 +157,7 @@ const pax = fc.oneof(
         fc.tuple(fc.constant('linkpath'), links),
         fc.tuple(
           fc.constantFrom('size', 'GNU.sparse.realsize'),
-          fc.constantFrom('0', '5', '-1', '1e3', '99999999999999'),
+          fc.constantFrom('0', '5', '-1', '1e3', '999999999999999'),
         ),
         fc.tuple(fc.constantFrom('GNU.sparse.name', '__proto__', 'uid', 'mtime', 'uname'), names),
         fc.tuple(

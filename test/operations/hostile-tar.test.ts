@@ -6,6 +6,7 @@ import {
   readFileSync,
   readlinkSync,
   realpathSync,
+  statfsSync,
   writeFileSync,
 } from 'node:fs';
 import { join, posix } from 'node:path';
@@ -16,6 +17,7 @@ import { WITHHELD } from '../../operations/part-writer.ts';
 import { planFromRepository } from '../../operations/recovery-plan.ts';
 import { restore } from '../../operations/restore.ts';
 import { unpackPart, type UnpackTask } from '../../operations/unpack-part.ts';
+import { isDamage } from '../../operations/verification-damage.ts';
 import { createRepository } from '../../repository/repository.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 import { compress, compressBytes, type Codec } from '../../streams/codec.ts';
@@ -276,7 +278,7 @@ describe('a tar that is a bomb', () => {
     });
   });
 
-  it('S2: without a record, more than the file system holds is refused before a byte is written', async () => {
+  it('S2: a file larger than any of PostgreSQL’s is refused before a byte is written, record or not', async () => {
     const { target } = makePlace();
     const realsize = '99999999999999999'.slice(0, 15);
     for (const bomb of [
@@ -298,6 +300,40 @@ describe('a tar that is a bomb', () => {
       });
       expect(contentOf(target).size).toBe(0);
     }
+  });
+
+  const holesOf = (bytes: number) =>
+    member({
+      name: 'holes',
+      pax: [
+        ['GNU.sparse.major', '0'],
+        ['GNU.sparse.minor', '1'],
+        ['GNU.sparse.map', ''],
+        ['GNU.sparse.realsize', String(bytes)],
+      ],
+    });
+
+  it('C6: without a record, holes that count more than the file system here has are unpacked: they take no room', async () => {
+    const { target } = makePlace();
+    const { blocks, bsize } = statfsSync(target);
+    const bytes = blocks * bsize + 64 * MiB;
+    const { store, task } = await taskFor(rawTar([holesOf(bytes)]), 'none', target);
+    expect(await unpackPart(store, task, options)).toMatchObject({ files: 1, contentBytes: 0 });
+    const { size, blocks: taken } = lstatSync(join(target, 'holes'));
+    expect(size).toBe(bytes);
+    expect(taken * 512).toBeLessThan(MiB);
+  });
+
+  it('C6: a file that this host can not have, and another could, does not make a part damaged', async () => {
+    const { target } = makePlace();
+    // More than ext4 takes, and no more than XFS does.
+    const { store, task } = await taskFor(rawTar([holesOf(2 ** 47)]), 'none', target);
+    const error: unknown = await unpackPart(store, task, options).then(
+      () => undefined,
+      (failure: unknown) => failure,
+    );
+    expect(error === undefined || isBackupError(error, 'config-invalid'), String(error)).toBe(true);
+    expect(isDamage(error)).toBe(false);
   });
 
   it('S2: what global headers say does not fill the memory', () => {
