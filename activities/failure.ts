@@ -6,14 +6,15 @@ import { scrub } from './scrub.ts';
 
 /**
  * A foreseen failure in Temporal's form: `type` is the code, `details` the advice, and whether a retry can help comes
- * from the table. The cause stays in this process's log: it may hold what a provider echoed, a secret included.
+ * from the table. The cause stays in this process's log: it may hold what a provider echoed, a secret included. Texts of
+ * our own hold none, but some quote what a server or a file said: they are scrubbed as well.
  */
 export function toApplicationFailure(error: BackupError): ApplicationFailure {
   return ApplicationFailure.create({
-    message: error.message,
+    message: scrub(error.message),
     type: error.code,
     nonRetryable: !error.retryable,
-    details: [error.hint],
+    details: [scrub(error.hint)],
   });
 }
 
