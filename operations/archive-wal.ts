@@ -15,6 +15,7 @@ import { walKey } from '../repository/layout.ts';
 import { claimOwner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
 import { digestOf, removeDigest } from '../repository/wal-digest.ts';
+import { findWalByName } from '../repository/wal-object.ts';
 import { findWal, putWal, readWal } from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
 import { ArchivedCopies } from './archived-copies.ts';
@@ -241,12 +242,14 @@ class Push {
     read: ReadWalFile,
     cause?: unknown,
   ): Promise<PushedWal> {
-    const rivals = await findWal(repository, file.name, this.#signal);
+    const listed = await findWal(repository, file.name, this.#signal);
+    // A listing may be late: what was just stored is asked for by its name then.
+    const rivals = listed.length > 0 ? listed : await findWalByName(repository, file.name, this.#signal);
     const [first] = rivals;
     if (!first) {
       throw new BackupError(
         'store-unavailable',
-        `${file.name}: the store says it exists, but does not list it`,
+        `${file.name}: the store says it exists, but does not have it`,
         { cause },
       );
     }

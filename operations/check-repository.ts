@@ -7,7 +7,7 @@ import { lookAtLease } from '../repository/lease.ts';
 import { deriveOwner, readOwner, type OwnerIdentity } from '../repository/owner.ts';
 import { probeStore, type Permissions, type Probe } from '../repository/probe-store.ts';
 import type { Repository } from '../repository/repository.ts';
-import { readStoreRecord, writeStoreRecord } from '../repository/store-record.ts';
+import { newestKnown, readStoreRecord, writeStoreRecord } from '../repository/store-record.ts';
 import type { CheckItem } from './check-cluster.ts';
 import { storeRecordItems } from './store-items.ts';
 import { SWEEP_LEASE } from './sweep.ts';
@@ -86,10 +86,12 @@ async function storeItems(
     return each('store', async () => storeRecordItems(await readStoreRecord(r, signal), now));
   }
   const probed = await attempt('credentials', async () => {
+    const known = await readStoreRecord(r, signal);
     const probe = await probeStore(r, signal);
-    if (probe.refused.write === undefined) await writeStoreRecord(r, probe.record, signal);
-    r.remember?.(probe.record);
-    return probe;
+    const record = newestKnown(known, probe.record);
+    if (record !== known && record.ifAbsent !== 'unknown') await writeStoreRecord(r, record, signal);
+    r.remember?.(record);
+    return { ...probe, record };
   });
   if ('failed' in probed) return [probed.failed];
   return [...permissionItems(probed.value), ...storeRecordItems(probed.value.record, now)];
@@ -105,7 +107,10 @@ function permissionItems({ refused, left }: Probe): CheckItem[] {
   const items = [
     item('read', { state: 'problem', todo: 'allow the key to read the objects of this folder' }),
     item('list', { state: 'problem', todo: 'allow the key to list the bucket below this folder' }),
-    item('write', { state: 'problem', todo: 'allow the key to write: nothing can be archived with it' }),
+    item('write', {
+      state: 'problem',
+      todo: 'allow the key to create objects of this folder: nothing else can be archived with it',
+    }),
   ];
   if (refused.write !== undefined) {
     const untried = 'not tried: nothing could be written that could be deleted';

@@ -18,6 +18,7 @@ import {
 } from './delete-backup.ts';
 import { hasRules, youngAfter, type Clocks, type SweepRules } from './gather-retention.ts';
 import { deleteRecords, findLeftovers, removeLeftovers } from './sweep-leftovers.ts';
+import { sweepTrials } from './sweep-trials.ts';
 import { lookAgain, lookAround, type Look } from './sweep-look.ts';
 import { lockOfBackup, type LockQuestion } from './object-locks.ts';
 import { placeMarks } from './sweep-mark.ts';
@@ -321,7 +322,8 @@ export class SweepRun {
     const { removed, warnings } = await removeLeftovers(this.#r, found.removable, removing);
     const after = youngAfter(this.#look.catalogue, { ...this.#rules, now });
     const orphaned = await removeOrphanedRecords(this.#r, { youngAfter: after, ...removing });
-    this.#warnings.push(...warnings, ...orphaned.warnings);
+    const trials = await sweepTrials(this.#r, { now, ...removing });
+    this.#warnings.push(...warnings, ...orphaned.warnings, ...trials);
     return [...removed, ...describeOrphaned(orphaned)];
   }
 

@@ -22,7 +22,8 @@ export interface Probe {
   readonly left: readonly string[];
 }
 
-const NOT_KNOWN: StoreTraits = {
+/** Of a store that was asked nothing. */
+export const NOT_KNOWN: StoreTraits = {
   multipartIfAbsent: 'unknown',
   checksums: 'unknown',
   bulkDelete: 'unknown',
@@ -31,23 +32,17 @@ const NOT_KNOWN: StoreTraits = {
   versioning: 'unknown',
   objectLock: 'unknown',
 };
-/** Objects of a probe that was killed are taken away by a later one. */
-const LEFTOVER_MS = 60 * 60_000;
 const CLEAN_UP_MS = 30_000;
-/** Of one probe there are five; a folder that holds more than this was not made by probes. */
-const MOST_LEFTOVERS = 1000;
 
 /**
  * Finds out what the store of a repository really does, with tiny objects below `walkeep/probe/` under names that nobody
- * else has. Nothing else is written, and they are removed again; a key that may not delete leaves them.
+ * else has. Nothing else is written, and they are removed again; a key that may not delete leaves them to a sweep. It
+ * creates only, as far as the store knows how to: there are keys that may do nothing else.
  *
  * @throws what the store throws, when it doesn't answer or isn't there; what is denied is told in `refused`
  */
 export async function probeStore(r: Repository, signal: AbortSignal): Promise<Probe> {
   const store = r.bareStore ?? r.store;
-  const root = `${ownKey(r.server, 'probe')}/`;
-  const folder = `${root}${randomUUID()}/`;
-  const key = `${folder}create`;
   const refused: { -readonly [Name in keyof Permissions]: Permissions[Name] } = {};
   const asks = async <T>(what: keyof Permissions, work: () => Promise<T>): Promise<T | undefined> => {
     try {
@@ -62,22 +57,26 @@ export async function probeStore(r: Repository, signal: AbortSignal): Promise<Pr
   let ifAbsent: Trait = 'unknown';
   let traits = NOT_KNOWN;
   let left: string[] = [];
+  const folder = newFolder(r);
   let isWritten = false;
   try {
-    const bytes = utf8(`${randomUUID()}\n`);
-    const written = await asks('write', () => store.put(key, bytes, { signal, sizeBytes: bytes.length }));
-    await asks('read', async () => (await store.get(key, { signal })) ?? undefined);
+    const tried = await tryCreation(r, signal, folder);
+    if (tried.refused !== undefined) refused.write = tried.refused;
+    isWritten = tried.bytes !== undefined;
+    ifAbsent = tried.ifAbsent;
+    await asks('read', async () => {
+      const kept = await store.get(tried.key, { signal });
+      // Refused, and replaced all the same.
+      if (kept && tried.bytes && ifAbsent === 'yes' && !(await hasBytes(kept, tried.bytes))) ifAbsent = 'no';
+    });
     await asks('list', () => firstOf(store.list(folder, { signal })));
-    if (written) {
-      isWritten = true;
-      ifAbsent = await tryCondition(store, key, bytes, signal);
+    if (isWritten)
       traits = (await store.inquire?.(folder, { signal })) ?? { ...NOT_KNOWN, multipartIfAbsent: ifAbsent };
-    }
   } finally {
-    if (isWritten) left = await removeAll(store, folder, refused);
+    // Also when the store did not say whether it stored anything.
+    if (refused.write === undefined) left = await removeAll(store, folder, refused);
   }
   const mayDelete = refused.delete !== undefined ? 'no' : isWritten && left.length === 0 ? 'yes' : 'unknown';
-  if (mayDelete === 'yes') await removeLeftovers(store, root, signal);
   return {
     record: {
       version: 1,
@@ -92,29 +91,53 @@ export async function probeStore(r: Repository, signal: AbortSignal): Promise<Pr
   };
 }
 
-/** Creates onto what is there, with other bytes: what lies there afterwards has the last word. */
-async function tryCondition(
-  store: ObjectStore,
-  key: string,
-  before: Uint8Array,
+/** What two creations of one object said. */
+export interface TriedCreation {
+  readonly ifAbsent: Trait;
+  readonly key: string;
+  /** What was stored, if anything. */
+  readonly bytes?: Uint8Array;
+  /** Why nothing may be. */
+  readonly refused?: string;
+}
+
+/**
+ * Creates an object below `walkeep/probe/` twice: the first has to succeed, and the second, with other bytes, to be
+ * refused. The object stays. Two requests.
+ *
+ * @throws what the store throws, but what is denied
+ */
+export async function tryCreation(
+  r: Repository,
   signal: AbortSignal,
-): Promise<Trait> {
-  const other = utf8(`${randomUUID()}\n`);
+  folder = newFolder(r),
+): Promise<TriedCreation> {
+  const store = r.bareStore ?? r.store;
+  const key = `${folder}create`;
+  const put = async (ifAbsent: boolean) => {
+    const bytes = utf8(`${randomUUID()}\n`);
+    await store.put(key, bytes, { signal, ifAbsent, sizeBytes: bytes.length });
+    return bytes;
+  };
+  let bytes: Uint8Array | undefined;
   try {
-    await store.put(key, other, { signal, ifAbsent: true, sizeBytes: other.length });
-    return 'no';
+    bytes = await put(true);
+    await put(true);
+    return { ifAbsent: 'no', key, bytes };
   } catch (error) {
-    // A server that does not know the condition may refuse all that ask for it.
-    if (isBackupError(error, 'config-invalid')) return 'no';
-    if (isBackupError(error, 'access-denied')) return 'unknown';
-    if (!isBackupError(error, 'already-exists')) throw error;
+    if (isBackupError(error, 'already-exists'))
+      // Before there was anything: such an answer says nothing.
+      return bytes ? { ifAbsent: 'yes', key, bytes } : { ifAbsent: 'unknown', key };
+    if (isBackupError(error, 'access-denied'))
+      return { ifAbsent: 'unknown', key, ...(bytes ? { bytes } : { refused: error.message }) };
+    if (!isBackupError(error, 'config-invalid')) throw error;
+    // A server that does not know the condition may refuse all that ask for it, and only those.
+    return { ifAbsent: 'no', key, bytes: bytes ?? (await put(false)) };
   }
-  const kept = await store.get(key, { signal }).catch((error: unknown) => {
-    if (isBackupError(error, 'access-denied')) return undefined;
-    throw error;
-  });
-  // Without the right to read, the refusal has to do.
-  return kept === undefined || (await hasBytes(kept, before)) ? 'yes' : 'no';
+}
+
+function newFolder({ server }: Repository): string {
+  return `${ownKey(server, 'probe')}/${randomUUID()}/`;
 }
 
 async function firstOf<T>(items: AsyncIterable<T>): Promise<T | undefined> {
@@ -141,20 +164,5 @@ async function removeAll(
     // What does not answer in time is a matter of the next call, and no answer to this question.
     if (isBackupError(error, 'access-denied')) refused.delete = error.message;
     return [folder];
-  }
-}
-
-async function removeLeftovers(store: ObjectStore, root: string, signal: AbortSignal): Promise<void> {
-  try {
-    const old: string[] = [];
-    const before = Date.now() - LEFTOVER_MS;
-    for await (const { key, modifiedAt } of store.list(root, { signal })) {
-      if (modifiedAt.getTime() < before) old.push(key);
-      if (old.length >= MOST_LEFTOVERS) break;
-    }
-    if (old.length > 0) await store.delete(old, { signal });
-  } catch {
-    // Tidiness: the next one tries again.
-    signal.throwIfAborted();
   }
 }

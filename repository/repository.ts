@@ -20,6 +20,8 @@ export interface Repository {
   recall?(signal: AbortSignal): Promise<void>;
   /** Takes what was found out elsewhere; from then on it counts here. Absent as `recall`. */
   remember?(record: StoreRecord): void;
+  /** What this process knows of the store. Absent as `recall`. */
+  known?(): StoreRecord | undefined;
   /** Closes the store. */
   close(): Promise<void>;
 }
@@ -38,13 +40,14 @@ export function createRepository(store: ObjectStore, server: string, memory: Sto
     url: `${store.url.replace(/\/+$/, '')}/${server}`,
     close: () => store.close(),
   };
-  if (store.features.ifAbsentUnproven !== true) return bare;
+  if (store.features.ifAbsentUnproven === undefined) return bare;
   const knowledge = new StoreKnowledge(bare, memory);
   return {
     ...bare,
     store: creatingByTurns(bare, knowledge),
     bareStore: store,
     recall: (signal) => knowledge.recall(signal),
-    remember: (record) => (memory.record = record),
+    remember: (record) => knowledge.remember(record),
+    known: () => memory.record,
   };
 }

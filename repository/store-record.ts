@@ -16,6 +16,8 @@ export interface StoreRecord extends StoreTraits {
   readonly ifAbsent: Trait;
   /** Whether the key that tried may delete; the archive's key may be one that can't. */
   readonly mayDelete: Trait;
+  /** A creation tried no more than it needed to know: nobody has asked for the rest yet. */
+  readonly onlyCreation?: true;
 }
 
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -31,13 +33,13 @@ const recordSchema: z.ZodType<StoreRecord> = z.object({
   ifAbsent: trait,
   mayDelete: trait,
   multipartIfAbsent: trait,
-  oneRequestBytes: z.number().int().nonnegative().exactOptional(),
   checksums: trait,
   bulkDelete: trait,
   listPaging: trait,
   listStart: trait,
   versioning: z.enum(['on', 'off', 'suspended', 'unknown']),
   objectLock: z.enum(['on', 'off', 'unknown']),
+  onlyCreation: z.literal(true).exactOptional(),
 });
 
 /** Whether what was found out then can be believed now. A time in the future can't. */
@@ -57,14 +59,38 @@ export async function readStoreRecord(r: Repository, signal: AbortSignal): Promi
   }
 }
 
-/** Replaces what was known. */
+/**
+ * Replaces what was known. A key that may only create writes the first record; one that may not write here at all keeps
+ * what it knows to itself.
+ */
 export async function writeStoreRecord(
   r: Repository,
   record: StoreRecord,
   signal: AbortSignal,
 ): Promise<void> {
+  // Not by turns: they ask for this very record.
+  const store = r.bareStore ?? r.store;
   const bytes = ownRecordBytes(recordKey(r), record, recordSchema);
-  await r.store.put(recordKey(r), bytes, { signal, sizeBytes: bytes.length });
+  const put = (ifAbsent: boolean) =>
+    store.put(recordKey(r), bytes, { signal, ifAbsent, sizeBytes: bytes.length });
+  try {
+    await put(false).catch((error: unknown) => {
+      if (!isBackupError(error, 'access-denied')) throw error;
+      return put(true);
+    });
+  } catch (error) {
+    if (!isBackupError(error, 'access-denied', 'already-exists', 'config-invalid')) throw error;
+  }
+}
+
+/** What was found out, and where that is nothing, what was known: an answer is never replaced by none. */
+export function newestKnown(known: StoreRecord | undefined, found: StoreRecord): StoreRecord {
+  if (!known) return found;
+  // Tried again soon.
+  if (found.ifAbsent === 'unknown') return known;
+  const answers = Object.entries(found).filter(([, answer]) => answer !== 'unknown');
+  const { onlyCreation: _, ...before } = known;
+  return { ...before, ...Object.fromEntries(answers) };
 }
 
 function recordKey({ server }: Repository): string {

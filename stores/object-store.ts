@@ -66,8 +66,6 @@ export type Trait = 'yes' | 'no' | 'unknown';
 export interface StoreTraits {
   /** Whether an upload in parts that is to create is refused at its end where something is. */
   readonly multipartIfAbsent: Trait;
-  /** The largest body that goes in one request; absent where all are alike. */
-  readonly oneRequestBytes?: number;
   /** Whether the store refuses bytes that do not have the checksum that goes with them. */
   readonly checksums: Trait;
   /** Whether many objects are deleted by one request. */
@@ -94,8 +92,11 @@ export interface ObjectStore {
   readonly url: string;
   readonly features: {
     readonly ifAbsent: boolean;
-    /** The protocol has the condition, but there are servers that pass over it: to be believed when it was tried. */
-    readonly ifAbsentUnproven?: true;
+    /**
+     * The protocol has the condition, but there are servers that pass over it: to be believed when it was tried, for bodies
+     * that go in one request and for larger ones.
+     */
+    readonly ifAbsentUnproven?: { readonly oneRequestBytes: number };
     readonly metadata: boolean;
   };
   /**
@@ -155,9 +156,8 @@ export interface ObjectStore {
   abandon?(upload: UnfinishedUpload, options: { readonly signal: AbortSignal }): Promise<void>;
   /**
    * What the calls above can't tell of a store, told by its own protocol: tried with objects below `folder` (ending in
-   * `/`), which are removed again where the key may. What is refused or not known is `unknown`. Absent where nobody asked.
-   *
-   * @throws BackupError `store-unavailable` when it does not answer
+   * `/`), which whoever asks removes. What is refused, fails or takes longer than a few seconds is `unknown`: each question has a
+   * time of its own, and none is asked again. Absent where nobody asked.
    */
   inquire?(folder: string, options: { readonly signal: AbortSignal }): Promise<StoreTraits>;
   /** Releases connections. */

@@ -127,10 +127,8 @@ export function retrying(store: ObjectStore, options: RetryOptions = {}): Object
       abandon: (upload, abandonOptions) =>
         again(abandonOptions.signal, async () => store.abandon?.(upload, abandonOptions)),
     }),
-    ...(inquire && {
-      inquire: (folder, inquireOptions) =>
-        again(inquireOptions.signal, () => inquire(folder, inquireOptions)),
-    }),
+    // Each of its questions has a time of its own, and an answer for when that is over.
+    ...(inquire && { inquire }),
     delete: (keys, deleteOptions) => again(deleteOptions.signal, () => store.delete(keys, deleteOptions)),
     close: () => store.close(),
   };

@@ -183,7 +183,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
 
   return {
     url: `s3://${Bucket}${config.prefix === '' ? '' : `/${config.prefix}`}`,
-    features: { ifAbsent: true, ifAbsentUnproven: true, metadata: true },
+    features: { ifAbsent: true, ifAbsentUnproven: { oneRequestBytes: PART_BYTES }, metadata: true },
     async put(key, body, options) {
       checkKey(key);
       checkMetadata(key, options.metadata);

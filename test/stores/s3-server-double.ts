@@ -19,13 +19,21 @@ export interface Oddities {
   readonly objectLock?: 'default' | 'NotImplemented';
   /** Pauses before each answer and each effect, so that two writers meet at every place. */
   readonly latencyMs?: () => number;
+  /** Told of each request first: answers it, lets it hang, or changes what is stored. @returns whether that was all */
+  readonly intercept?: (
+    request: SeenRequest,
+    response: ServerResponse,
+    objects: Map<string, StoredBytes>,
+  ) => boolean;
+  /** Listings show an object so long after it was stored. */
+  readonly listLagMs?: number;
 }
 
 export interface S3ServerDouble extends S3Double {
   readonly objects: ReadonlyMap<string, StoredBytes>;
 }
 
-interface StoredBytes {
+export interface StoredBytes {
   readonly bytes: Buffer;
   readonly metadata: Record<string, string>;
   readonly modifiedAt: Date;
@@ -38,6 +46,7 @@ export async function startS3ServerDouble(odd: Oddities = {}): Promise<S3ServerD
 
   const serve = (request: SeenRequest, response: ServerResponse): void => {
     const { method, key, query } = request;
+    if (odd.intercept?.(request, response, objects)) return;
     if (key === '') return serveBucket(request, response);
     if (method === 'PUT' && query.has('partNumber')) {
       uploads.get(query.get('uploadId') ?? '')?.parts.set(Number(query.get('partNumber')), request.body);
@@ -134,7 +143,12 @@ export async function startS3ServerDouble(odd: Oddities = {}): Promise<S3ServerD
     const after =
       query.get('continuation-token') ?? (odd.ignoresStart ? '' : (query.get('start-after') ?? ''));
     const max = odd.ignoresPages ? 1e9 : Number(query.get('max-keys') ?? 1000);
-    const names = [...objects.keys()].filter((key) => key.startsWith(prefix)).toSorted(byBytes);
+    const isShown = ({ modifiedAt }: StoredBytes) =>
+      odd.listLagMs === undefined || Date.now() - modifiedAt.getTime() >= odd.listLagMs;
+    const names = [...objects]
+      .filter(([key, object]) => key.startsWith(prefix) && isShown(object))
+      .map(([key]) => key)
+      .toSorted(byBytes);
     const entries = [...new Set(names.map((key) => folderOr(key, prefix, delimiter)))].filter(
       (name) => byBytes(name, after) > 0,
     );
