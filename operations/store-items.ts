@@ -32,7 +32,9 @@ export function storeRecordItems(record: StoreRecord | undefined, now: Date): Ch
     {
       item: 'store',
       state: locked ? 'warning' : 'ok',
-      found: [...traits, ...(locked ? ['locks new objects by default'] : [])].filter(Boolean).join('; '),
+      found:
+        [...traits, ...(locked ? ['locks new objects by default'] : [])].filter(Boolean).join('; ') ||
+        'nothing more is known of it yet',
       ...(locked && { todo: 'sweeps skip what is locked, and say so' }),
     },
   ];

@@ -102,14 +102,18 @@ function recordKey({ server }: Repository): string {
  */
 export function weaknessesOf(record: StoreRecord): string[] {
   const weak: string[] = [];
-  if (record.ifAbsent !== 'yes') {
+  const turns =
+    'walkeep makes its writers take turns, looks before each creation and compares after it; two at the same moment are kept apart as long as its listings are up to date';
+  if (record.ifAbsent === 'no') {
+    weak.push(`it replaces an object that is only to be created (If-None-Match is ignored): ${turns}`);
+  } else if (record.ifAbsent === 'unknown') {
     weak.push(
-      `${record.ifAbsent === 'no' ? 'it replaces an object that is only to be created (If-None-Match is ignored)' : 'whether it refuses to create what exists is not known'}: walkeep makes its writers take turns, looks before each creation and compares after it; two at the same moment are kept apart as long as its listings are up to date`,
+      'whether it refuses to create what exists is not known: walkeep asks it to (If-None-Match), and compares what it archived',
     );
-  } else if (record.multipartIfAbsent !== 'yes') {
-    weak.push(
-      'an upload in parts replaces an object that is only to be created: for those, walkeep makes its writers take turns, looks before and compares after',
-    );
+  } else if (record.multipartIfAbsent === 'no') {
+    weak.push(`an upload in parts replaces an object that is only to be created: for those, ${turns}`);
+  } else if (record.multipartIfAbsent === 'unknown' && record.onlyCreation !== true) {
+    weak.push(`whether an upload in parts refuses to create what exists is not known: for those, ${turns}`);
   }
   if (record.listPaging === 'no') weak.push('its listings do not go on page by page as they should');
   return weak;
