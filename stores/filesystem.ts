@@ -191,8 +191,10 @@ export function createFilesystemStore(directory: string): ObjectStore {
       try {
         await makeFolder(dirname(temp));
         const sizeBytes = await writeSynced(temp, checkedBody(key, body, options), options.signal);
+        // of our own file, before anybody else can replace it: moving it changes nothing of this
+        const { mtime: modifiedAt } = await lstat(temp);
         await moveIntoPlace({ root, durable, temp, key }, options);
-        return { sizeBytes };
+        return { sizeBytes, modifiedAt };
       } catch (error) {
         if (isBackupError(error) || options.signal.aborted) throw error;
         if (isSystemError(error)) throw toStoreError(error, named(key));

@@ -59,6 +59,13 @@ export interface PutOptions {
   readonly metadata?: Metadata;
 }
 
+/** What a put has stored. */
+export interface Put {
+  readonly sizeBytes: number;
+  /** As `StoredObject.modifiedAt`, of just this body, whoever replaced it meanwhile; absent where the answer lacks it. */
+  readonly modifiedAt?: Date;
+}
+
 /** What was found out of a store. `unknown`: it would not say, or nobody asked. */
 export type Trait = 'yes' | 'no' | 'unknown';
 
@@ -105,11 +112,7 @@ export interface ObjectStore {
    *
    * @throws BackupError `already-exists` | `store-unavailable` | `store-full` | `access-denied` | `bucket-missing`
    */
-  put(
-    key: string,
-    body: Uint8Array | AsyncIterable<Uint8Array>,
-    options: PutOptions,
-  ): Promise<{ readonly sizeBytes: number }>;
+  put(key: string, body: Uint8Array | AsyncIterable<Uint8Array>, options: PutOptions): Promise<Put>;
   /**
    * The bytes of an object. The iteration throws `store-unavailable` when fewer bytes come than the store announced.
    * Of a `range` comes what the object has of it, which may be nothing.

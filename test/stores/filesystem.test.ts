@@ -72,6 +72,12 @@ describe('a directory store', () => {
     expect(await readdir(outside)).toEqual(['secret']);
   });
 
+  it('A3: a put tells the time of just what it stored, as it is listed', async () => {
+    const put = await store.put('a/b', Buffer.from('x'), { ...options, ifAbsent: true });
+    const found = await store.head('a/b', options);
+    expect(put).toEqual({ sizeBytes: 1, modifiedAt: found?.modifiedAt });
+  });
+
   it('a root that is itself a symbolic link is followed', async () => {
     const linked = `${root}-link`;
     await symlink(root, linked);
