@@ -85,6 +85,7 @@ async function restore(args: CloudArguments): Promise<CloudOutcome> {
   const ports = {
     repository: () => Promise.resolve(repository),
     asksAgain: existsSync('standby.signal'),
+    alert: (message: string) => void process.stderr.write(`walkeep: cloud-wal-restore: ${message}\n`),
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   };
   const found = await fetch(ports, name, resolve(destination), !args.has('--no-partial'));

@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { BackupError } from '../core/errors.ts';
 import type { FetchSource } from '../operations/cluster-archive.ts';
 import { deadlineOf, parseWalArguments, type WalArguments } from './wal-arguments.ts';
-import { answerWhateverHappens, openWalContext, reportWalFailure } from './wal-context.ts';
+import { answerWhateverHappens, openWalContext, reportWalAlert, reportWalFailure } from './wal-context.ts';
 
 const USAGE =
   'walkeep wal-fetch (--recovery FILE | --cluster [NAMESPACE/]NAME) [--state DIR] [--secrets DIR] [--deadline SECONDS] %f %p';
@@ -47,6 +47,7 @@ async function fetch(argv: readonly string[]): Promise<number> {
     repository: () => Promise.resolve(repository),
     plan,
     asksAgain: existsSync('standby.signal'),
+    alert: (message: string) => reportWalAlert('wal-fetch', message),
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   };
   const found = await fetchWal(ports, name, resolve(destination), { signal: new AbortController().signal });

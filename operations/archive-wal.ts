@@ -14,9 +14,10 @@ import { parseWalHeader } from '../postgres/wal-page.ts';
 import { walKey } from '../repository/layout.ts';
 import { claimOwner } from '../repository/owner.ts';
 import type { Repository } from '../repository/repository.ts';
-import { digestOf, removeDigest } from '../repository/wal-digest.ts';
+import { digestOf } from '../repository/wal-digest.ts';
 import { findWalByName } from '../repository/wal-object.ts';
 import { findWal, putWal, readWal } from '../repository/wal.ts';
+import type { FoundObject, Put } from '../stores/object-store.ts';
 import { unlessAborted } from '../streams/abortable.ts';
 import { ArchivedCopies } from './archived-copies.ts';
 import { attributesOf, compressProved, digestOfFile, type WalStorage } from './store-wal.ts';
@@ -209,10 +210,10 @@ class Push {
     const stored = await compressProved(codec, bytes, level);
     const key = walKey(repository.server, file.name, codec);
     this.stage = `storing ${file.name} in ${repository.url}`;
-    await removeDigest(repository, key, this.#signal);
     failpoint('push.before-store');
+    let put: Put;
     try {
-      await putWal(repository, file.name, stored, codec, {
+      put = await putWal(repository, file.name, stored, codec, {
         ...attributesOf(this.#ports, file),
         signal: this.#signal,
         digest: digestOfFile(read),
@@ -223,10 +224,12 @@ class Push {
       return this.#acceptRival(repository, file, read, error);
     }
     failpoint('push.stored-not-answered');
-    await this.#requireStored(repository, key, stored.length, read);
+    const found = await this.#requireStored(repository, key, stored.length, read);
     // E3: such a store lets a rival write over what was just written
     if (!repository.store.features.ifAbsent) await this.#acceptRival(repository, file, read);
-    await this.#copies(repository).record(key, read);
+    // what was put, and not what is there by now: who wakes up late must not speak for another's object
+    const { modifiedAt = found.modifiedAt } = put;
+    await this.#copies(repository).record({ key, modifiedAt }, read);
     return { outcome: 'archived', ...plain, storedBytes: stored.length };
   }
 
@@ -267,13 +270,13 @@ class Push {
     key: string,
     sizeBytes: number,
     read: ReadWalFile,
-  ): Promise<void> {
+  ): Promise<FoundObject> {
     this.stage = `checking what ${repository.url} holds at ${key}`;
     const object = await repository.store.head(key, { signal: this.#signal });
     // without create-if-absent a rival may have written over it: its bytes are compared next
     const recorded = repository.store.features.ifAbsent && object ? digestOf(object.metadata) : undefined;
     const isOurs = recorded === undefined || recorded.sha256 === read.sha256;
-    if (object?.sizeBytes === sizeBytes && isOurs) return;
+    if (object?.sizeBytes === sizeBytes && isOurs) return object;
     const found = object ? `${object.sizeBytes} bytes${isOurs ? '' : ' of another file'}` : 'nothing';
     throw new BackupError(
       'store-unavailable',

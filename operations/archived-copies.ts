@@ -1,6 +1,6 @@
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import type { Repository } from '../repository/repository.ts';
-import { writeDigest } from '../repository/wal-digest.ts';
+import { writeDigest, type DatedObject } from '../repository/wal-digest.ts';
 import { findWal, readWalCopy, recordedDigest, type WalObject } from '../repository/wal.ts';
 import { digestOfFile, replaceWal, type WalStorage } from './store-wal.ts';
 import type { ReadWalFile } from './wal-file.ts';
@@ -16,8 +16,8 @@ export interface ArchivedCopiesPorts {
 }
 
 /**
- * What a copy that may stay is: `equal` · `unrecorded`: equal, and nothing is recorded of it · `misrecorded`: equal, and
- * recorded with another hash · `damaged`: recorded with the hash of this file, whose bytes it has no more.
+ * What a copy that may stay is: `equal` · `unrecorded`: equal, and nothing that can be read is recorded of it ·
+ * `misrecorded`: equal, and recorded with another hash · `damaged`: recorded with the hash of this file, whose bytes it has no more.
  */
 type Verdict = 'equal' | 'unrecorded' | 'misrecorded' | 'damaged';
 
@@ -50,7 +50,7 @@ export class ArchivedCopies {
     for (const { copy, verdict } of judged) {
       // A1: whoever stored it may have been killed, or be at work, between "visible" and "durable"
       if (verdict !== 'damaged') await repository.store.makeDurable?.(copy.key, { signal });
-      if (verdict === 'unrecorded') await this.record(copy.key, read);
+      if (verdict === 'unrecorded') await this.record(copy, read);
       if (verdict === 'damaged') await this.#replace(copy, read);
       if (verdict === 'misrecorded') await this.#recordAnew(copy, read);
     }
@@ -65,12 +65,13 @@ export class ArchivedCopies {
       ? { plain: undefined, recorded: await recordedDigest(repository, copy, signal) }
       : // one more than expected, so that a longer text is a conflict and not a bomb
         await readWalCopy(repository, copy, Math.max(expectedBytes + 1, LARGEST_TEXT_BYTES), signal);
-    const isRecorded = recorded?.sha256 === read.sha256;
     if (plain instanceof Uint8Array && Buffer.compare(plain, read.bytes) === 0) {
-      if (recorded === undefined) return 'unrecorded';
-      return isRecorded ? 'equal' : 'misrecorded';
+      // it is archived, whatever becomes of a record that can't be read: that must not hold up WAL
+      if (recorded === undefined || recorded instanceof BackupError) return 'unrecorded';
+      return recorded.sha256 === read.sha256 ? 'equal' : 'misrecorded';
     }
-    if (isRecorded) return 'damaged';
+    if (recorded instanceof BackupError) throw recorded;
+    if (recorded?.sha256 === read.sha256) return 'damaged';
     if (!(plain instanceof BackupError)) {
       throw new BackupError(
         'wal-conflict',
@@ -103,7 +104,7 @@ export class ArchivedCopies {
     const { repository, signal } = this.#ports;
     if (repository.store.features.metadata)
       await this.#put(copy, read, `${copy.key} is recorded with a wrong hash`);
-    else await writeDigest(repository, copy.key, digestOfFile(read), signal);
+    else await writeDigest(repository, copy, digestOfFile(read), signal);
     this.#ports.alert?.(`${copy.key} was whole, but recorded with another hash; that was corrected`);
   }
 
@@ -124,11 +125,12 @@ export class ArchivedCopies {
    * Records the hash of what is archived, where it does not travel with it. It only adds to that: what it fails with must
    * not hold up the WAL that comes next.
    */
-  async record(key: string, read: ReadWalFile): Promise<void> {
+  async record(object: DatedObject, read: ReadWalFile): Promise<void> {
     const { repository, signal, alert, onStage } = this.#ports;
+    const { key } = object;
     onStage(`recording the hash of ${key}`);
     try {
-      await writeDigest(repository, key, digestOfFile(read), signal);
+      await writeDigest(repository, object, digestOfFile(read), signal);
     } catch (error) {
       signal.throwIfAborted();
       alert?.(`${key} is archived, but its hash could not be recorded: ${messageOf(error)}`);

@@ -93,7 +93,11 @@ export async function openRecoverySource(file: RecoveryFile, resolver: SecretRes
  * a standby, from the cluster's own archive.
  */
 export function createWalFetcher(
-  ports: ClusterArchivePorts & { readonly pgdata: string; readonly source: ArchiveSource },
+  ports: ClusterArchivePorts & {
+    readonly pgdata: string;
+    readonly source: ArchiveSource;
+    readonly alert?: (message: string) => void;
+  },
 ): (fileName: string, destination: string, options: { readonly signal: AbortSignal }) => Promise<FetchedWal> {
   let recovery: { readonly text: string; readonly source: Promise<FetchSource> } | undefined;
   const open = async (): Promise<FetchSource & { readonly asksAgain?: boolean }> => {
@@ -116,7 +120,8 @@ export function createWalFetcher(
   };
   return async (fileName, destination, options) => {
     const { repository, plan, asksAgain = false } = await open();
-    const ports = { repository: () => Promise.resolve(repository), plan, asksAgain };
-    return fetchWal(ports, fileName, destination, options);
+    const { alert } = ports;
+    const from = { repository: () => Promise.resolve(repository), plan, asksAgain, alert };
+    return fetchWal(from, fileName, destination, options);
   };
 }

@@ -26,6 +26,7 @@ import {
   readHistories,
   readWalCopy,
   readWalHead,
+  type WalCopy,
   type WalObject,
 } from '../repository/wal.ts';
 import { unlessAborted } from '../streams/abortable.ts';
@@ -47,6 +48,8 @@ export interface FetchWalPorts {
   readonly asksAgain?: boolean;
   /** How long transient failures are retried, in milliseconds. Giving up stops a recovery, so it is long. */
   readonly deadlineMs?: number;
+  /** Told when something was fetched that could not be proved as usual. */
+  readonly alert?: ((message: string) => void) | undefined;
   /** Milliseconds before the first retry; it doubles up to ten times as much. */
   readonly retryAfterMs?: number;
 }
@@ -63,6 +66,8 @@ const LARGEST_HISTORY_BYTES = 4 << 20;
 const LARGEST_SEGMENT_BYTES = 1 << 30;
 /** A damaged object is read again this often: the damage may have come on the way. */
 const READS_OF_DAMAGED = 2;
+/** And the record of an object: what can be read of it is whole by its own signs, and recovery needs it. */
+const READS_OF_RECORD = 2;
 
 /**
  * Fetches one WAL file for `restore_command` (C3). `destination` appears whole and checked, or not at all.
@@ -89,6 +94,7 @@ export async function fetchWal(
   const deadline = AbortSignal.timeout(deadlineMs);
   const signal = AbortSignal.any([options.signal, deadline]);
   let failure: unknown;
+  const records = new Records(ports.alert);
   try {
     return await retrying(
       ports.retryAfterMs ?? 500,
@@ -96,7 +102,7 @@ export async function fetchWal(
       (error) => (failure = error),
       async () => {
         const repository = await unlessAborted(ports.repository(), signal);
-        const fetch = new Fetch(repository, ports.plan, signal);
+        const fetch = new Fetch(repository, { plan: ports.plan, records, signal });
         const listed = await unlessAborted(fetch.listed(file, destination), signal);
         // A listing may be late, and this answer ends a recovery: before it is given, each name is asked for by itself.
         if (listed.outcome !== 'absent' || ports.asksAgain === true) return listed;
@@ -143,15 +149,45 @@ async function retrying<T>(
   }
 }
 
+/** Over all tries: records that can't be read, each asked for once more before it is done without. */
+class Records {
+  readonly #alert: FetchWalPorts['alert'];
+  readonly #failures = new Map<string, number>();
+
+  constructor(alert: FetchWalPorts['alert']) {
+    this.#alert = alert;
+  }
+
+  /** @returns what is to be compared @throws what kept the record from being read, at first */
+  of({ key }: WalObject, recorded: WalCopy['recorded']): WalCopy['recorded'] {
+    if (!(recorded instanceof BackupError)) return recorded;
+    const failures = (this.#failures.get(key) ?? 0) + 1;
+    this.#failures.set(key, failures);
+    if (failures < READS_OF_RECORD) throw recorded;
+    this.#alert?.(
+      `${key} was fetched without comparing the hash it was archived with, which can't be read: ${recorded.message}`,
+    );
+    return undefined;
+  }
+}
+
+interface FetchOptions {
+  readonly plan: FetchPlan | undefined;
+  readonly records: Records;
+  readonly signal: AbortSignal;
+}
+
 /** One try: the order of its steps is the promise. */
 class Fetch {
   readonly #repository: Repository;
   readonly #plan: FetchPlan | undefined;
+  readonly #records: Records;
   readonly #signal: AbortSignal;
 
-  constructor(repository: Repository, plan: FetchPlan | undefined, signal: AbortSignal) {
+  constructor(repository: Repository, { plan, records, signal }: FetchOptions) {
     this.#repository = repository;
     this.#plan = plan;
+    this.#records = records;
     this.#signal = signal;
   }
 
@@ -201,7 +237,11 @@ class Fetch {
     for (const copy of copies) {
       try {
         const read = await readWalCopy(this.#repository, copy, this.#largest(wanted), this.#signal);
-        const bytes = asArchived(copy, read, (plain) => this.#check(wanted, copy, plain));
+        // what is wrong by itself needs no record to be refused, and is told better
+        const { plain } = read;
+        if (plain instanceof BackupError) throw plain;
+        this.#check(wanted, copy, plain);
+        const bytes = asArchived(copy, { plain, recorded: this.#records.of(copy, read.recorded) });
         const isSegment = wanted.kind === 'segment' || wanted.kind === 'partial';
         return isSegment ? this.#cut(wanted.segment, bytes) : bytes;
       } catch (error) {

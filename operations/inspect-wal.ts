@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { isBackupError, messageOf } from '../core/errors.ts';
+import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { formatLsn } from '../core/lsn.ts';
 import { isSegmentSize, segmentStart, timelineOf, type WalFile } from '../core/segment.ts';
 import type { TimelineSwitch } from '../core/timeline.ts';
@@ -7,7 +7,7 @@ import { recordsEnd } from '../postgres/wal-end.ts';
 import { identifyHistory, requireFittingTimeline, type ClusterIdentity } from '../postgres/wal-identity.ts';
 import { parseWalHeader, WAL_HEADER_BYTES, type WalHeader } from '../postgres/wal-page.ts';
 import type { Repository } from '../repository/repository.ts';
-import { readDigest } from '../repository/wal-digest.ts';
+import { readWithDigest } from '../repository/wal-digest.ts';
 import type { WalObject } from '../repository/wal.ts';
 import { decompress } from '../streams/codec.ts';
 import type { Digest } from '../streams/digest.ts';
@@ -90,10 +90,11 @@ async function inspectStored(
   options: InspectOptions,
 ): Promise<InspectedWal> {
   const { key } = object;
-  const body = await r.store.get(key, { signal: options.signal });
-  if (body === undefined) return { fault: { kind: 'gone', detail: `${key} was listed and is gone` } };
-  const found = await inspectBytes(body, object, options);
-  const recorded = await readDigest(r, key, () => body.metadata(), options.signal);
+  const inspect = (body: AsyncIterable<Uint8Array>) => inspectBytes(body, object, options);
+  const read = await readWithDigest(r, key, inspect, options.signal);
+  if (read === undefined) return { fault: { kind: 'gone', detail: `${key} was listed and is gone` } };
+  const { value: found, recorded } = read;
+  if (recorded instanceof BackupError) throw recorded;
   if (!recorded) return found;
   if (found.sha256 === undefined || found.sha256 === recorded.sha256) return { ...found, recorded };
   const detail = `its plain bytes have the SHA-256 ${found.sha256}, and were archived with ${recorded.sha256}`;

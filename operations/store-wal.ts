@@ -64,12 +64,13 @@ export async function replaceWal(
   const level = codec === storage.codec ? storage.level : undefined;
   const stored = await compressProved(codec, read.bytes, level);
   failpoint('repair.before-replace');
-  await repository.store.put(key, stored, {
+  const { modifiedAt } = await repository.store.put(key, stored, {
     ...attributesOf(storage, file),
     signal,
     sizeBytes: stored.length,
     metadata: digestMetadata(repository, digest),
   });
   failpoint('repair.replaced');
-  await writeDigest(repository, key, digest, signal);
+  const replaced = modifiedAt ? { key, modifiedAt } : await repository.store.head(key, { signal });
+  if (replaced) await writeDigest(repository, replaced, digest, signal);
 }

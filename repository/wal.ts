@@ -1,13 +1,13 @@
 import { BackupError, isBackupError, messageOf } from '../core/errors.ts';
 import { parseHistory, type TimelineSwitch } from '../core/timeline.ts';
-import type { PutOptions } from '../stores/object-store.ts';
+import type { Put, PutOptions } from '../stores/object-store.ts';
 import { decompress, decompressBytes, type Codec } from '../streams/codec.ts';
 import { sha256, type Digest } from '../streams/digest.ts';
 import { listHistories } from './histories.ts';
 import { walKey, walPrefix } from './layout.ts';
 import type { Repository } from './repository.ts';
 import { collectSmall } from './small-object.ts';
-import { digestMetadata, readDigest } from './wal-digest.ts';
+import { digestMetadata, findDigest, readWithDigest, type Recorded } from './wal-digest.ts';
 import { parseWalObject, walFolders, type WalObject } from './wal-object.ts';
 
 export { findWal, type WalObject } from './wal-object.ts';
@@ -16,8 +16,8 @@ export { findWal, type WalObject } from './wal-object.ts';
 export interface WalCopy {
   /** Its plain bytes, or why they can't be had: `object-damaged`. */
   readonly plain: Uint8Array | BackupError;
-  /** What was recorded of the plain bytes when they were stored, if anything was. */
-  readonly recorded?: Digest;
+  /** What was recorded of the plain bytes when they were stored, if anything was, or why that can't be had. */
+  readonly recorded: Recorded;
 }
 
 /**
@@ -39,16 +39,11 @@ export async function readWal(
 /**
  * The plain bytes of a copy, compared with what is recorded of them.
  *
- * @param check looks at them before that: what it throws says more than that they are not the same
- * @throws BackupError `object-damaged`
+ * @throws BackupError `object-damaged`; `store-unavailable` when what is recorded can't be had
  */
-export function asArchived(
-  object: WalObject,
-  { plain, recorded }: WalCopy,
-  check: (plain: Uint8Array) => void = () => undefined,
-): Uint8Array {
+export function asArchived(object: WalObject, { plain, recorded }: WalCopy): Uint8Array {
   if (plain instanceof BackupError) throw plain;
-  check(plain);
+  if (recorded instanceof BackupError) throw recorded;
   if (recorded && recorded.sha256 !== sha256(plain)) throw altered(object);
   return plain;
 }
@@ -76,15 +71,15 @@ async function readCopyOnce(
   signal: AbortSignal,
 ): Promise<WalCopy> {
   const { key, codec } = object;
-  const body = await r.store.get(key, { signal });
-  if (body === undefined) throw vanished(object);
-  const plain = await damageOr(async () => {
-    // what can't be compressed grows a little
-    const maxStored = maxBytes + Math.ceil(maxBytes / 64) + 65_536;
-    return decompressBytes(codec, await collectSmall(body, key, maxStored), maxBytes, key);
-  });
-  const recorded = await readDigest(r, key, () => body.metadata(), signal);
-  return { plain, ...(recorded && { recorded }) };
+  const decode = (body: AsyncIterable<Uint8Array>) =>
+    damageOr(async () => {
+      // what can't be compressed grows a little
+      const maxStored = maxBytes + Math.ceil(maxBytes / 64) + 65_536;
+      return decompressBytes(codec, await collectSmall(body, key, maxStored), maxBytes, key);
+    });
+  const found = await readWithDigest(r, key, decode, signal);
+  if (found === undefined) throw vanished(object);
+  return { plain: found.value, recorded: found.recorded };
 }
 
 /** What is recorded of a copy, without reading it. @throws BackupError `object-missing` */
@@ -92,17 +87,10 @@ export async function recordedDigest(
   r: Repository,
   object: WalObject,
   signal: AbortSignal,
-): Promise<Digest | undefined> {
-  return readDigest(
-    r,
-    object.key,
-    async () => {
-      const found = await r.store.head(object.key, { signal });
-      if (found === undefined) throw vanished(object);
-      return found.metadata;
-    },
-    signal,
-  );
+): Promise<Recorded> {
+  const found = await findDigest(r, object.key, signal);
+  if (found === undefined) throw vanished(object);
+  return found.recorded;
 }
 
 async function damageOr<T>(work: () => Promise<T>): Promise<T | BackupError> {
@@ -165,11 +153,11 @@ export async function putWal(
   stored: Uint8Array,
   codec: Codec,
   { digest, ...options }: PutWalOptions,
-): Promise<void> {
+): Promise<Put> {
   const key = walKey(r.server, fileName, codec);
   const metadata = digest && digestMetadata(r, digest);
   const conditions = { ifAbsent: true, sizeBytes: stored.length };
-  await r.store.put(key, stored, { ...options, ...conditions, ...(metadata && { metadata }) });
+  return r.store.put(key, stored, { ...options, ...conditions, ...(metadata && { metadata }) });
 }
 
 export interface PutWalOptions extends Omit<PutOptions, 'ifAbsent' | 'sizeBytes' | 'metadata'> {

@@ -1,4 +1,13 @@
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { formatRecoveryFile } from '../../operations/recovery-file.ts';
@@ -12,6 +21,13 @@ import { makeSegment, SYSTEM_ID } from '../support/wal-bytes.ts';
 const MAIN = join(repositoryRoot, 'cli/main.ts');
 const nth = (number: number) => `00000001000000000000000${number}`;
 const TARGET = 'pg_wal/RECOVERYXLOG';
+
+/** Other bytes in a file of the archive, as if a disk had made them: with the time of the file. */
+function becomes(path: string, bytes: Uint8Array): void {
+  const { atime, mtime } = statSync(path);
+  writeFileSync(path, bytes);
+  utimesSync(path, atime, mtime);
+}
 
 let state: string;
 let pgdata: string;
@@ -102,7 +118,7 @@ describe('walkeep wal-push', () => {
       readFileSync(path),
       await compressBytes('zstd', makeSegment(nth(1), { seed: 2 })),
     ];
-    writeFileSync(path, other);
+    becomes(path, other);
     const { code, stderr } = await push(1);
     expect(code).toBe(0);
     expect(stderr).toMatch(oneLine);
@@ -163,7 +179,7 @@ describe('walkeep wal-fetch', () => {
 
   it('C3, fault 25: what can be read and is not what was archived is 200, and leaves nothing', async () => {
     const path = join(archive, `pg/wals/0000000100000000/${nth(4)}.zst`);
-    writeFileSync(path, await compressBytes('zstd', makeSegment(nth(4), { seed: 2 })));
+    becomes(path, await compressBytes('zstd', makeSegment(nth(4), { seed: 2 })));
     const { code, stderr } = await fetch(4);
     expect(code).toBe(200);
     expect(stderr).toMatch(oneLine);

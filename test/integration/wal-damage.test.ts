@@ -1,5 +1,5 @@
 /** Fault 25 in real stores: a byte of a stored segment that nothing but the recorded hash speaks against. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Secret } from '../../core/secret.ts';
@@ -47,10 +47,13 @@ async function putFlipped(store: ObjectStore): Promise<void> {
   await store.put(KEY, bytes, { signal, metadata: await body!.metadata() });
 }
 
+/** As a disk does it, which leaves the time of the file as it is. */
 function flipFile(path: string): void {
+  const { atime, mtime } = statSync(path);
   const bytes = readFileSync(path);
   bytes[UNCHECKED] = (bytes[UNCHECKED] ?? 0) ^ 1;
   writeFileSync(path, bytes);
+  utimesSync(path, atime, mtime);
 }
 
 function describeDamage(open: () => Promise<StoreAndDamage>): void {

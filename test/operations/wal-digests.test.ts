@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it, test } from 'vitest';
 import { BackupError } from '../../core/errors.ts';
@@ -16,8 +26,9 @@ import { digestMetadata, digestOf } from '../../repository/wal-digest.ts';
 import { findWal, readWal } from '../../repository/wal.ts';
 import { createFilesystemStore } from '../../stores/filesystem.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
+import { objectBody } from '../../stores/body.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
-import { collectBytes } from '../../streams/chunks.ts';
+import { collectBytes, piecesOf } from '../../streams/chunks.ts';
 import { compressBytes, CODEC_SUFFIX, type Codec } from '../../streams/codec.ts';
 import { sha256 } from '../../streams/digest.ts';
 import { makeTempDir } from '../support/temp.ts';
@@ -35,20 +46,34 @@ const UNCHECKED = 1_040_000;
 const WAL = makeWal(SEGMENT);
 const OTHER = makeWal(SEGMENT, { seed: 2 });
 
-const KINDS: readonly { readonly kind: string; readonly open: () => ObjectStore }[] = [
-  { kind: 'with metadata', open: createMemoryStore },
-  { kind: 'a directory', open: () => createFilesystemStore(makeTempDir('digests')) },
+interface OpenedStore {
+  readonly store: ObjectStore;
+  /** Of a directory: makes an object that was damaged, or recorded, as old as before, as a disk does. */
+  readonly setTime: (key: string, modifiedAt: Date) => void;
+}
+
+const KINDS: readonly { readonly kind: string; readonly open: () => OpenedStore }[] = [
+  { kind: 'with metadata', open: () => ({ store: createMemoryStore(), setTime: () => undefined }) },
+  {
+    kind: 'a directory',
+    open: () => {
+      const directory = makeTempDir('digests');
+      const setTime = (key: string, time: Date) => utimesSync(join(directory, key), time, time);
+      return { store: createFilesystemStore(directory), setTime };
+    },
+  },
 ];
 
 describe.each(KINDS)('the hash of archived WAL, in a store $kind', ({ open }) => {
   let pgWalDirectory: string;
   let store: ObjectStore;
+  let setTime: OpenedStore['setTime'];
   let r: Repository;
   let alerts: string[];
   beforeEach(() => {
     pgWalDirectory = join(makeTempDir('digests-wal'), 'pg_wal');
     mkdirSync(join(pgWalDirectory, 'archive_status'), { recursive: true });
-    store = open();
+    ({ store, setTime } = open());
     r = createRepository(store, 'pg');
     alerts = [];
     inPgWal(SEGMENT, WAL);
@@ -89,10 +114,13 @@ describe.each(KINDS)('the hash of archived WAL, in a store $kind', ({ open }) =>
     const body = await store.get(key, { signal });
     return body && { bytes: await collectBytes(body, 1e9), metadata: await body.metadata() };
   };
+  const timeOf = async (key: string) => (await store.head(key, { signal }))!.modifiedAt;
   /** Changes the bytes of an object, and nothing else of it. */
   const damage = async (key: string, change: (bytes: Uint8Array) => Uint8Array) => {
     const { bytes, metadata } = (await stored(key))!;
+    const modifiedAt = await timeOf(key);
     await store.put(key, change(Uint8Array.from(bytes)), { signal, metadata });
+    setTime(key, modifiedAt);
   };
   const flipped = (at: number) => (bytes: Uint8Array) => {
     bytes[at] = (bytes[at] ?? 0) ^ 1;
@@ -106,7 +134,8 @@ describe.each(KINDS)('the hash of archived WAL, in a store $kind', ({ open }) =>
     const recordKey = walDigestKey('pg', key);
     if (sha === undefined) await store.delete([recordKey], { signal });
     else {
-      const text = JSON.stringify({ version: 1, sha256: sha, bytes: Number(bytes) });
+      const objectModifiedAt = await timeOf(key);
+      const text = JSON.stringify({ version: 1, sha256: sha, bytes: Number(bytes), objectModifiedAt });
       await store.put(recordKey, Buffer.from(text), { signal });
     }
   };
@@ -515,6 +544,202 @@ describe('records beside WAL in a directory', () => {
     expect(recordedHash(7)).toBe(sha256(WAL));
   });
 
+  const fetch = async (number: number, on = store) => {
+    const destination = join(makeTempDir('digests-fetch'), 'RECOVERYXLOG');
+    const repository = async () => createRepository(on, 'pg');
+    const alert = (message: string) => void alerts.push(message);
+    await fetchWal({ repository, retryAfterMs: 1, deadlineMs: 5000, alert }, name(number), destination, {
+      signal,
+    });
+    return readFileSync(destination);
+  };
+  const inspect = async (number: number, on = r) => {
+    const [object] = await findWal(on, name(number), signal);
+    return inspectWal(on, object!, { owner, isFollowed: true, signal });
+  };
+  /** As a program that knows nothing of records: another file, written now, which is later than before. */
+  const copyOver = (bytes: Uint8Array) => {
+    const path = join(directory, keyOf(7));
+    const later = new Date(statSync(path).mtimeMs + 60);
+    rmSync(path);
+    const source = join(makeTempDir('digests-copy'), 'source');
+    writeFileSync(source, bytes);
+    copyFileSync(source, path);
+    utimesSync(path, later, later);
+  };
+  const flip = (root = directory) => {
+    const path = join(root, keyOf(7));
+    const { mtime } = statSync(path);
+    const bytes = readFileSync(path);
+    bytes[UNCHECKED] = (bytes[UNCHECKED] ?? 0) ^ 1;
+    writeFileSync(path, bytes);
+    utimesSync(path, mtime, mtime);
+  };
+
+  it('C3, A3: do not speak for another file that was put in the place of theirs', async () => {
+    await push(7, WAL);
+    copyOver(OTHER);
+    expect((await fetch(7)).equals(OTHER)).toBe(true);
+    expect(await inspect(7)).toEqual({ sha256: sha256(OTHER) });
+    await expect(push(7, WAL)).rejects.toMatchObject({ code: 'wal-conflict' });
+    expect(readFileSync(join(directory, keyOf(7))).equals(OTHER)).toBe(true);
+    expect(recordedHash(7)).toBe(sha256(WAL));
+    // whoever has its bytes records them
+    expect(await push(7, OTHER)).toMatchObject({ outcome: 'already-archived' });
+    expect(recordedHash(7)).toBe(sha256(OTHER));
+    flip();
+    await expect(fetch(7)).rejects.toMatchObject({ code: 'object-damaged' });
+    expect(alerts).toEqual([]);
+  });
+
+  it('A3: another file in the place of theirs is left as it is, whole or not', async () => {
+    await push(7, WAL);
+    copyOver(OTHER.subarray(0, 70_000));
+    await expect(push(7, WAL)).rejects.toMatchObject({ code: 'wal-conflict' });
+    expect(statSync(join(directory, keyOf(7))).size).toBe(70_000);
+  });
+
+  it('A3: of a push that was frozen until another file had the name, they do not speak for that', async () => {
+    let thaw = (): void => undefined;
+    const frozen = new Promise<void>((resolve) => (thaw = resolve));
+    let tell = (): void => undefined;
+    const stored = new Promise<void>((resolve) => (tell = resolve));
+    const freezing: ObjectStore = {
+      ...store,
+      async put(key, body, options) {
+        const put = await store.put(key, body, options);
+        if (key !== keyOf(7)) return put;
+        tell();
+        await frozen;
+        return put;
+      },
+    };
+    const late = push(7, WAL, freezing);
+    await stored;
+    await store.delete([keyOf(7)], { signal });
+    // times are told apart by the millisecond
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(await push(7, OTHER)).toMatchObject({ outcome: 'archived' });
+    thaw();
+    await late.catch(() => undefined);
+    expect(recordedHash(7)).toBe(sha256(WAL));
+    expect((await fetch(7)).equals(OTHER)).toBe(true);
+    await expect(push(7, WAL)).rejects.toMatchObject({ code: 'wal-conflict' });
+    expect(await push(7, OTHER)).toMatchObject({ outcome: 'already-archived' });
+    expect(recordedHash(7)).toBe(sha256(OTHER));
+  });
+
+  it('C3: are not compared with another file that is put in the place of theirs while it is read', async () => {
+    await push(7, WAL);
+    const swapping: ObjectStore = {
+      ...store,
+      get(key, options) {
+        if (key === keyOf(7)) copyOver(OTHER);
+        return store.get(key, options);
+      },
+    };
+    const [object] = await findWal(r, name(7), signal);
+    const read = await readWal(createRepository(swapping, 'pg'), object!, MiB, signal);
+    expect(Buffer.compare(read, OTHER)).toBe(0);
+  });
+
+  it('C3: of an object that came after the one that was read are not compared with that', async () => {
+    await push(7, OTHER);
+    const swapping: ObjectStore = {
+      ...store,
+      async get(key, options) {
+        const body = await store.get(key, options);
+        if (key !== keyOf(7) || !body) return body;
+        const read = await collectBytes(body, MiB);
+        rmSync(join(directory, keyOf(7)));
+        // times are told apart by the millisecond
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        await push(7, WAL);
+        return objectBody(piecesOf(read));
+      },
+    };
+    const [object] = await findWal(r, name(7), signal);
+    const read = await readWal(createRepository(swapping, 'pg'), object!, MiB, signal);
+    expect(Buffer.compare(read, OTHER)).toBe(0);
+  });
+
+  it('C3: say the same in a copy that kept the times, and nothing in one that did not, until a push', async () => {
+    await push(7, WAL);
+    const copy = makeTempDir('digests-copy');
+    cpSync(directory, copy, { recursive: true, preserveTimestamps: true });
+    flip(copy);
+    const kept = createFilesystemStore(copy);
+    await expect(fetch(7, kept)).rejects.toMatchObject({ code: 'object-damaged' });
+    expect(await push(7, WAL, kept)).toMatchObject({ outcome: 'repaired' });
+
+    const young = new Date(statSync(join(copy, keyOf(7))).mtimeMs + 5000);
+    utimesSync(join(copy, keyOf(7)), young, young);
+    expect((await fetch(7, kept)).equals(WAL)).toBe(true);
+    expect(await inspect(7, createRepository(kept, 'pg'))).toEqual({ sha256: sha256(WAL) });
+    alerts = [];
+    expect(await push(7, WAL, kept)).toMatchObject({ outcome: 'already-archived' });
+    expect(alerts).toEqual([]);
+    flip(copy);
+    await expect(fetch(7, kept)).rejects.toMatchObject({ code: 'object-damaged' });
+  });
+
+  describe('that a bad disk does not give', () => {
+    let asked: number;
+    let failing: ObjectStore;
+    beforeEach(async () => {
+      await push(7, WAL);
+      asked = 0;
+      failing = {
+        ...store,
+        get(key, options) {
+          if (!key.startsWith(walDigestPrefix('pg'))) return store.get(key, options);
+          asked += 1;
+          return Promise.reject(new BackupError('store-unavailable', `${key}: EIO`));
+        },
+      };
+    });
+
+    it('C3: take no good file from a recovery: asked for twice, and then it is said', async () => {
+      expect((await fetch(7, failing)).equals(WAL)).toBe(true);
+      expect(asked).toBe(2);
+      expect(alerts).toEqual([expect.stringMatching(/without comparing the hash.*EIO/)]);
+    });
+
+    it('C3: come a moment later, and are compared then', async () => {
+      flip();
+      const once: ObjectStore = {
+        ...store,
+        get: (key, options) => (asked === 0 ? failing : store).get(key, options),
+      };
+      await expect(fetch(7, once)).rejects.toMatchObject({ code: 'object-damaged' });
+      expect(alerts).toEqual([]);
+    });
+
+    it('C3: are not needed to refuse what is wrong by itself', async () => {
+      copyOver(makeWal(name(9)));
+      await expect(fetch(7, failing)).rejects.toMatchObject({ code: 'object-damaged' });
+    });
+
+    it('A2: do not hold up WAL whose bytes are there, and are written anew', async () => {
+      rmSync(recordOf(7));
+      expect(await push(7, WAL, failing)).toMatchObject({ outcome: 'already-archived' });
+      expect(recordedHash(7)).toBe(sha256(WAL));
+    });
+
+    it('A3: keep other bytes from being judged', async () => {
+      flip();
+      const before = readFileSync(join(directory, keyOf(7)));
+      await expect(push(7, WAL, failing)).rejects.toMatchObject({ code: 'store-unavailable' });
+      expect(readFileSync(join(directory, keyOf(7))).equals(before)).toBe(true);
+    });
+
+    it('C6: let no audit call their file whole', async () => {
+      await expect(inspect(7, createRepository(failing, 'pg'))).rejects.toMatchObject({
+        code: 'store-unavailable',
+      });
+    });
+  });
+
   it('A1: that can’t be written do not hold up WAL, and that is told', async () => {
     const full: ObjectStore = {
       ...store,
@@ -527,16 +752,22 @@ describe('records beside WAL in a directory', () => {
     expect(alerts).toEqual([expect.stringContaining('could not be recorded: no room')]);
   });
 
-  test.for(['', '{', '{"version":2}', '{"version":1,"sha256":"x","bytes":1}', 'x'.repeat(5000), '\xff\xfe'])(
-    'E4: half of one is none: %j',
-    async (text) => {
-      await push(7, WAL);
-      writeFileSync(recordOf(7), text, 'latin1');
-      const [object] = await findWal(r, name(7), signal);
-      expect(Buffer.compare(await readWal(r, object!, MiB, signal), WAL)).toBe(0);
-      expect((await inspectWal(r, object!, { owner, isFollowed: true, signal })).fault).toBeUndefined();
-    },
-  );
+  const UNDATED = JSON.stringify({ version: 1, sha256: sha256(OTHER), bytes: MiB });
+  test.for([
+    '',
+    '{',
+    '{"version":2}',
+    UNDATED,
+    '{"version":1,"sha256":"x","bytes":1}',
+    'x'.repeat(5000),
+    '\xff\xfe',
+  ])('E4: half of one is none: %j', async (text) => {
+    await push(7, WAL);
+    writeFileSync(recordOf(7), text, 'latin1');
+    const [object] = await findWal(r, name(7), signal);
+    expect(Buffer.compare(await readWal(r, object!, MiB, signal), WAL)).toBe(0);
+    expect((await inspectWal(r, object!, { owner, isFollowed: true, signal })).fault).toBeUndefined();
+  });
 
   describe('and a sweep', () => {
     const plan = (first: number, last: number): RetentionPlan =>
