@@ -221,12 +221,12 @@ class Push {
     } catch (error) {
       if (!isBackupError(error, 'already-exists')) throw error;
       // someone was faster, or the store did it at the first try and its answer was lost
-      return this.#acceptRival(repository, file, read, error);
+      return this.#acceptRival(repository, key, file, read);
     }
     failpoint('push.stored-not-answered');
     const found = await this.#requireStored(repository, key, stored.length, read);
     // E3: such a store lets a rival write over what was just written
-    if (!repository.store.features.ifAbsent) await this.#acceptRival(repository, file, read);
+    if (!repository.store.features.ifAbsent) await this.#acceptRival(repository, key, file, read);
     // what was put, and not what is there by now: who wakes up late must not speak for another's object
     const { modifiedAt = found.modifiedAt } = put;
     await this.#copies(repository).record({ key, modifiedAt }, read);
@@ -239,22 +239,19 @@ class Push {
     return new ArchivedCopies({ repository, storage: this.#ports, signal: this.#signal, alert, onStage });
   }
 
+  /** @param key where something is, as the store says: a listing without it is late, and each name is asked for */
   async #acceptRival(
     repository: Repository,
+    key: string,
     file: WalFile,
     read: ReadWalFile,
-    cause?: unknown,
   ): Promise<PushedWal> {
     const listed = await findWal(repository, file.name, this.#signal);
-    // A listing may be late: what was just stored is asked for by its name then.
-    const rivals = listed.length > 0 ? listed : await findWalByName(repository, file.name, this.#signal);
+    const isLate = !listed.some((copy) => copy.key === key);
+    const rivals = isLate ? await findWalByName(repository, file.name, this.#signal) : listed;
     const [first] = rivals;
     if (!first) {
-      throw new BackupError(
-        'store-unavailable',
-        `${file.name}: the store says it exists, but does not have it`,
-        { cause },
-      );
+      throw new BackupError('store-unavailable', `${key}: the store says it exists, but does not find it`);
     }
     return {
       outcome: await this.#copies(repository).settle(rivals, read),

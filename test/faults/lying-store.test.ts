@@ -210,10 +210,13 @@ describe('a store whose listings are five seconds late (fault 23)', () => {
   const LATE_MS = 5_000;
   const late = (lateMs = LATE_MS) => site.through(stale(site.inner, lateMs));
 
-  it('A1, A3, fault 23: archiving goes on; what it can not compare yet it does not confirm, and other bytes are refused', async () => {
+  it('A1, A2, A3, fault 23: archiving goes on; what is not listed yet is compared by its name, and other bytes are refused', async () => {
     const eventual = late(200);
     expect(await eventual.pushExit(segment(5))).toBe(0);
     expect(await eventual.pushExit(segment(6))).toBe(0);
+    const silent = late(3_600_000);
+    expect(await silent.pushExit(segment(7))).toBe(0);
+    expect(await silent.pushExit(segment(7))).toBe(0);
     writeFileSync(join(site.pgWal, segment(5)), makeSegment(segment(5)).fill(7, 100_000, 100_100));
     expect(await eventual.pushExit(segment(5))).toBe(1);
     await sleep(250);
