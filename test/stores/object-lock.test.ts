@@ -1,5 +1,4 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { believed } from '../../stores/believed.ts';
 import { retrying } from '../../stores/retrying.ts';
 import {
   type AzureDouble,
@@ -316,22 +315,5 @@ describe('the lock of an object on Google Cloud Storage', () => {
     double = gcs;
     const lock = await gcs.store().lockOf?.('k', options);
     expect(lock?.until?.getTime()).toBeNaN();
-  });
-});
-
-describe('what is believed', () => {
-  it('is asked again after five minutes, and after a failure', async () => {
-    let now = 0;
-    let asked = 0;
-    const ask = believed(
-      () => Promise.resolve(++asked).then((n) => (n === 2 ? Promise.reject(new Error('down')) : n)),
-      () => now,
-    );
-    expect(await ask(signal)).toBe(1);
-    now = 299_999;
-    expect(await ask(signal)).toBe(1);
-    now = 300_000;
-    await expect(ask(signal)).rejects.toThrow('down');
-    expect(await ask(signal)).toBe(3);
   });
 });
