@@ -213,8 +213,10 @@ class PartReader {
   }
 
   close(): void {
-    this.#open?.close();
+    const open = this.#open;
+    // first: one that can't be closed is not open any more, and its number may be another's already
     this.#open = undefined;
+    open?.close();
   }
 
   *#file({ path }: PlannedFile): Generator<Uint8Array, void, void> {

@@ -145,8 +145,10 @@ export class PartWriter {
   }
 
   close(): void {
-    if (this.#open) closeSync(this.#open.fd);
+    const open = this.#open;
+    // first, as in memberEnd: one that can't be closed is not open any more
     this.#open = undefined;
+    if (open) closeSync(open.fd);
   }
 
   /** A member that the reader did not hand over, and why. */

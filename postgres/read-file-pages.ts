@@ -58,7 +58,7 @@ export function openFile(path: string, check?: PageCheck): OpenFile | undefined 
       if (check) checkPages(fd, path, target.subarray(0, filled), offset, check);
       offset += target.length;
     },
-    close: () => closeSync(fd),
+    close: () => guarded(path, () => closeSync(fd)),
   };
 }
 

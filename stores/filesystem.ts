@@ -414,6 +414,7 @@ async function* readFile(
   range?: { readonly offset: number; readonly length: number },
 ): AsyncGenerator<Uint8Array, void, void> {
   let file: FileHandle | undefined;
+  let hasFailed = false;
   try {
     file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
     const { size } = await file.stat();
@@ -429,11 +430,15 @@ async function* readFile(
       at += bytesRead;
     }
   } catch (error) {
+    hasFailed = true;
     if (!isSystemError(error)) throw error;
     if (isAbsence(error)) throw new BackupError('object-missing', `${name} was removed before it was read`);
     throw toStoreError(error, name);
   } finally {
-    await file?.close();
+    await file?.close().catch((error: unknown) => {
+      // what went wrong before says more
+      if (!hasFailed) throw toStoreError(error, name);
+    });
   }
 }
 
