@@ -77,18 +77,26 @@ export interface S3Connection {
 export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts): S3Connection {
   type Clients = { readonly sdk: Sdk; readonly client: S3Client; readonly patient: S3Client };
   let loading: Promise<Clients> | undefined;
-  const opened: Promise<Clients>[] = [];
-  async function open() {
+  /** The first ones: those that follow with other credentials use their connections, so there are never more. */
+  let first: Clients | undefined;
+  async function open(): Promise<Clients> {
     const sdk = await import('@aws-sdk/client-s3');
     const credentials = givenKeys(config) ?? (await hostCredentials(signInHandler(config, timeouts)));
-    const client = (idleMs: number) =>
-      new sdk.S3Client({ ...clientConfig(config, timeouts, idleMs), credentials });
-    return { sdk, client: client(timeouts.idleMs), patient: client(timeouts.completeMs) };
+    const client = (idleMs: number, like: S3Client | undefined) =>
+      new sdk.S3Client({
+        ...clientConfig(config, timeouts, idleMs),
+        ...(like && { requestHandler: like.config.requestHandler }),
+        credentials,
+      });
+    const clients = {
+      sdk,
+      client: client(timeouts.idleMs, first?.client),
+      patient: client(timeouts.completeMs, first?.patient),
+    };
+    first ??= clients;
+    return clients;
   }
-  const load = () => {
-    if (loading === undefined) opened.push((loading = open()));
-    return loading;
-  };
+  const load = () => (loading ??= open());
 
   return {
     async call(what, options, send) {
@@ -124,12 +132,11 @@ export function createS3Connection(config: S3StoreConfig, timeouts: S3Timeouts):
       }
     },
     async close() {
+      await loading?.catch(() => undefined);
       loading = undefined;
-      for (const clients of opened.splice(0)) {
-        const loaded = await clients.catch(() => undefined);
-        loaded?.client.destroy();
-        loaded?.patient.destroy();
-      }
+      first?.client.destroy();
+      first?.patient.destroy();
+      first = undefined;
     },
   };
 }

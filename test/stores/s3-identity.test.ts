@@ -172,6 +172,22 @@ describe('the identity of this host', () => {
     expect(refused).toBeLessThanOrEqual(2);
   });
 
+  it('however often keys are taken for expired, no connections are left behind', async () => {
+    vi.stubEnv('AWS_EC2_METADATA_SERVICE_ENDPOINT', signIn.url);
+    const store = open();
+    await store.put('a', Buffer.from('x'), { signal });
+    const sockets = () => process.getActiveResourcesInfo().filter((name) => /^TCP.*Wrap$/.test(name)).length;
+    const before = sockets();
+    for (let renewed = 1; renewed <= 12; renewed += 1) {
+      signIn.keys.set(`canary-id-${renewed}`, 0);
+      await store.put('b', Buffer.from('x'), { signal });
+    }
+    expect(signIn.keys.size).toBe(13);
+    // One more for each renewal, were it not so.
+    expect(sockets() - before).toBeLessThanOrEqual(4);
+    await store.close();
+  });
+
   it('keys that the store never takes are told as expired, not as the lack of an identity', async () => {
     vi.stubEnv('AWS_EC2_METADATA_SERVICE_ENDPOINT', signIn.url);
     vi.spyOn(signIn.keys, 'get').mockReturnValue(0);
