@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Agent, request } from 'node:http';
 import { inspect } from 'node:util';
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ObjectStore } from '../../stores/object-store.ts';
@@ -313,11 +314,66 @@ describe('the environment', () => {
     { entry: '10.1.0.0/16', means: ['10.1.0.0-10.1.255.255'] },
     { entry: '10.1.2.3/30', means: ['10.1.2.0-10.1.2.3'] },
     { entry: '0.0.0.0/0', means: ['0.0.0.0-255.255.255.255'] },
-    { entry: '10.0.0.0/40', means: [] },
+    { entry: 'example.com.', means: ['example.com', '.example.com'] },
+    { entry: 'minio.:9000', means: ['minio:9000'] },
+    { entry: '10.1.', means: ['10.1.0.0-10.1.255.255'] },
+    { entry: '10.*', means: ['10.0.0.0-10.255.255.255'] },
+    { entry: '10.1.2.3.', means: ['10.1.2.3'] },
+    { entry: '10.1.2.3:9000', means: ['10.1.2.3:9000'] },
+    { entry: '10.1.2.3-10.1.2.9', means: ['10.1.2.3-10.1.2.9'] },
+    { entry: 'fd00::1', means: ['fd00::1', '[fd00::1]'] },
+    { entry: '[fd00::1]', means: ['fd00::1', '[fd00::1]'] },
+    { entry: '[fd00::1]:9000', means: ['fd00::1:9000', '[fd00::1]:9000'] },
+    { entry: 'fd00::1/128', means: ['fd00::1', '[fd00::1]'] },
   ])('NO_PROXY=$entry in the spelling of Node', ({ entry, means }) => {
     const base = proxiesOf({ HTTP_PROXY: 'http://p' })?.NO_PROXY;
     const all = proxiesOf({ HTTP_PROXY: 'http://p', NO_PROXY: ` ${entry} ,` })?.NO_PROXY;
     expect(all).toBe([base, ...means].join(','));
+  });
+
+  it.for([
+    { entry: '192.0.2.', host: '192.0.2.7', isDirect: true },
+    { entry: '192.0.2.', host: '192.0.3.7', isDirect: false },
+    { entry: 'store.test.', host: 'store.test', isDirect: true },
+    { entry: '2001:db8::1', host: '2001:db8::1', isDirect: true },
+    { entry: '2001:db8::1', host: '2001:db8::2', isDirect: false },
+  ])('NO_PROXY=$entry as Node takes it: $host', async ({ entry, host, isDirect }) => {
+    const proxy = await startProxy('refused');
+    const proxyEnv = { ...proxiesOf({ HTTP_PROXY: proxy.url, NO_PROXY: entry }) };
+    await new Promise<void>((resolve) => {
+      const asked = request({ host, port: 9, timeout: 300, agent: new Agent({ proxyEnv }) }, (answered) => {
+        answered.resume().on('end', resolve);
+      });
+      asked.on('timeout', () => asked.destroy()).on('error', () => resolve());
+      asked.end();
+    });
+    expect(proxy.seen).toHaveLength(isDirect ? 0 : 1);
+  });
+
+  it('what NO_PROXY says and is not understood is named in one warning, however often it is read', () => {
+    const warned = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
+    const entries = [
+      'fd00::/8',
+      '10.0.0.0/40',
+      'http://minio',
+      '999.1.',
+      'a..b',
+      'u:canary@h',
+      'good.example',
+    ];
+    const base = proxiesOf({ HTTP_PROXY: 'http://p' })?.NO_PROXY;
+    for (let time = 1; time <= 3; time += 1)
+      expect(proxiesOf({ HTTP_PROXY: 'http://p', NO_PROXY: entries.join() })?.NO_PROXY).toBe(
+        `${base},good.example,.good.example`,
+      );
+    expect(warned).toHaveBeenCalledTimes(1);
+    const [text] = warned.mock.calls[0] as [string];
+    for (const entry of entries.slice(0, -2)) expect(text).toContain(`"${entry}"`);
+    expect(text).not.toContain('canary');
+    expect(text).not.toContain('good.example');
+    proxiesOf({ NO_PROXY: '::/0' });
+    expect(warned).toHaveBeenCalledTimes(1);
+    warned.mockRestore();
   });
 
   it('is left as it is without a proxy, and gets the metadata services besides what it has with one', () => {
