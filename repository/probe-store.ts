@@ -131,8 +131,13 @@ export async function tryCreation(
     if (isBackupError(error, 'access-denied'))
       return { ifAbsent: 'unknown', key, ...(bytes ? { bytes } : { refused: error.message }) };
     if (!isBackupError(error, 'config-invalid')) throw error;
-    // A server that does not know the condition may refuse all that ask for it, and only those.
+  }
+  // A server that does not know the condition may refuse all that ask for it, and only those.
+  try {
     return { ifAbsent: 'no', key, bytes: bytes ?? (await put(false)) };
+  } catch (error) {
+    if (!isBackupError(error, 'access-denied')) throw error;
+    return { ifAbsent: 'unknown', key, refused: error.message };
   }
 }
 

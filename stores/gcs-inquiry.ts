@@ -33,9 +33,9 @@ export async function inquireGcs(
       objectLock: isLocked ? 'on' : 'off',
     };
   } catch (error) {
+    signal.throwIfAborted();
     // Few keys may look at the bucket itself; those of an archive need not.
-    if (!isBackupError(error, 'access-denied', 'config-invalid', 'bucket-missing', 'object-missing'))
-      throw error;
+    if (!isBackupError(error)) throw error;
     return { ...GOOGLE_TRAITS, versioning: 'unknown', objectLock: 'unknown' };
   }
 }

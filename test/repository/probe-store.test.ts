@@ -3,6 +3,7 @@ import { createRepository } from '../../repository/repository.ts';
 import { probeStore } from '../../repository/probe-store.ts';
 import { readStoreRecord, weaknessesOf, writeStoreRecord } from '../../repository/store-record.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
+import { refuse } from '../stores/s3-double.ts';
 import { startS3ServerDouble, type Oddities, type S3ServerDouble } from '../stores/s3-server-double.ts';
 
 const signal = new AbortController().signal;
@@ -77,6 +78,32 @@ describe('a probe of a store', () => {
     expect(left.length).toBeGreaterThan(0);
     const keys = [...(double?.objects.keys() ?? [])];
     expect(keys.every((key) => key.startsWith('pg/walkeep/probe/'))).toBe(true);
+  });
+
+  it('S6, E3: with a key that may do nothing but create finds that it creates, and what else it may', async () => {
+    const { record, refused } = await probe({
+      intercept: (q, response) =>
+        (q.method === 'DELETE' || (q.method === 'PUT' && q.headers['if-none-match'] === undefined)) &&
+        !q.query.has('uploadId') &&
+        (refuse(response, 403, 'AccessDenied'), true),
+      deniesDelete: true,
+    });
+    expect(record).toMatchObject({
+      ifAbsent: 'yes',
+      multipartIfAbsent: 'yes',
+      checksums: 'yes',
+      listPaging: 'yes',
+      mayDelete: 'no',
+    });
+    expect(Object.keys(refused)).toEqual(['delete']);
+  });
+
+  it('E3: of a server that answers one question with errors has the answers to the others', async () => {
+    const { record } = await probe({
+      intercept: (q, response) =>
+        q.query.has('object-lock') && (refuse(response, 500, 'InternalError'), true),
+    });
+    expect(record).toMatchObject({ ifAbsent: 'yes', multipartIfAbsent: 'yes', objectLock: 'unknown' });
   });
 
   it('E3: touches nothing but objects of its own below walkeep/probe/', async () => {
