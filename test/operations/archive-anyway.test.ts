@@ -101,8 +101,8 @@ describe('a server that does not answer what archiving need not know', () => {
 
   it('A5, E3: an answer that is more than a month old stays in force, and no WAL asks again', async () => {
     await start({});
-    await putRecord({ probedAt: new Date(Date.now() - 31 * DAY_MS).toISOString() });
     await push(1);
+    await putRecord({ probedAt: new Date(Date.now() - 31 * DAY_MS).toISOString() });
     double.seen.length = 0;
     await push(2);
     expect(double.calls().filter((call) => call.includes('/probe/'))).toEqual([]);
