@@ -8,7 +8,7 @@ import {
   type RemovedObject,
 } from '../workflows/interface.ts';
 import type { Host } from './host.ts';
-import { knownClusters } from './keepers.ts';
+import { knownClustersAtBest } from './keepers.ts';
 import type { TemporalClient } from './temporal-client.ts';
 
 /**
@@ -50,7 +50,7 @@ export async function refuseDropping(
   for (const { namespace, policy } of policies.values()) {
     const { name } = policy.metadata;
     const listed = new Set(policy.spec.clusters);
-    for (const cluster of await knownClusters(host, temporal, namespace)) {
+    for (const cluster of await knownClustersAtBest(host, temporal, namespace)) {
       if (listed.has(cluster)) continue;
       const desire = await desireOf(temporal, namespace, cluster);
       if (desire?.policy?.metadata.name !== name) continue;
