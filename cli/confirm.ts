@@ -22,8 +22,24 @@ export async function requireYes(question: Question, yes: boolean, mayAsk = true
   if (yes) return;
   if (!process.stdin.isTTY || !mayAsk)
     throw new BackupError('usage', question.unasked, { hint: question.hint });
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  const answer = await terminal.question(`${question.what}. Go on? [y/N] `).finally(() => terminal.close());
+  const answer = await ask(`${question.what}. Go on? [y/N] `);
   if (/^y(es)?$/i.test(answer.trim())) return;
   throw new BackupError('usage', question.declined, { hint: 'answer y to go on' });
+}
+
+/** Ctrl-D and Ctrl-C, and a terminal that goes away, are no answer, and so are no yes. */
+async function ask(text: string): Promise<string> {
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return await new Promise<string>((resolve, reject) => {
+      terminal.once('close', () => resolve(''));
+      terminal.once('SIGINT', () => resolve(''));
+      terminal.question(text).then(resolve, (error: unknown) => {
+        if (error instanceof Error && error.name === 'AbortError') resolve('');
+        else reject(error);
+      });
+    });
+  } finally {
+    terminal.close();
+  }
 }
