@@ -116,18 +116,33 @@ function bucketDestination(kind: 's3' | 'gs', rest: string, text: string) {
 const AZURE_HOST =
   /^([a-z0-9]{3,24})\.blob\.core\.(windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de)$/;
 
+/** Azure's rule; `$root` and its like are Azure's own. */
+const CONTAINER = /^(?=.{3,63}$)(?:[a-z0-9]+(?:-[a-z0-9]+)*|\$(?:root|web|logs))$/;
+
 function azureDestination(scheme: string, rest: string, text: string) {
   const [host = '', ...path] = rest.split('/');
   const fault = foldersFault(path.join('/'));
   if (fault) return { fault };
   const folders = path.filter((folder) => folder !== '');
   const azure = AZURE_HOST.exec(host.toLowerCase());
+  if (!azure && /\.blob\.core\./i.test(host)) {
+    return refuse(
+      `${show(text)} names no Azure account: ${show(host)} is the address of none`,
+      'correct the account (3 to 24 small letters and digits): https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX',
+    );
+  }
   // Any other host is an emulator, which has the account as first folder.
   const [account, container, ...rest2] = azure ? [azure[1], ...folders] : folders;
   if (account === undefined || container === undefined || !/^[A-Za-z0-9.-]+(:\d{1,5})?$/.test(host)) {
     return refuse(
       `${show(text)} names no Azure container`,
       'write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX; an S3 server at this address is s3://BUCKET/PREFIX with endpointURL',
+    );
+  }
+  if (!CONTAINER.test(container)) {
+    return refuse(
+      `${show(text)} names the Azure container ${show(container)}, and there can be none of that name`,
+      'correct it: 3 to 63 small letters, digits and single hyphens, a letter or digit first and last',
     );
   }
   const endpoint = azure ? {} : { endpoint: `${scheme}://${host}` };

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { namedRepository } from '../../cli/named-repository.ts';
 
-const AZURE = 'https://acc.blob.core.windows.net/c/p';
+const AZURE = 'https://acc.blob.core.windows.net/box/p';
 
 describe('a repository that the command line names', () => {
   it.for(['file:///srv/copy', 's3://backups/postgres', 'gs://backups/postgres', AZURE])(
@@ -37,7 +37,7 @@ describe('a repository that the command line names', () => {
   });
 
   it.for([
-    { url: 'http://127.0.0.1:10000/acc/c/p', endpoint: undefined },
+    { url: 'http://127.0.0.1:10000/acc/box/p', endpoint: undefined },
     { url: AZURE, endpoint: 'http://127.0.0.1:10000/acc' },
   ])('is refused where only a key could open it: $url at $endpoint', ({ url, endpoint }) => {
     expect(() => namedRepository(url, endpoint, {})).toThrow(

@@ -70,6 +70,22 @@ describe('destinationPath', () => {
     expect(() => parseDestination(text)).toThrow(expect.objectContaining({ code: 'manifest-invalid' }));
   });
 
+  test.for([
+    [
+      'https://acct.blob.core.windows.net/ab/pg',
+      /names the Azure container "ab", and there can be none/,
+      /3 to 63/,
+    ],
+    ['https://acct.blob.core.windows.net/Box', /names the Azure container "Box"/, /small letters/],
+    ['http://127.0.0.1:10000/acct/a--b', /names the Azure container "a--b"/, /single hyphens/],
+    ['https://ac.blob.core.windows.net/box/pg', /names no Azure account: "ac\.blob/, /3 to 24 small letters/],
+    ['https://acct.blob.core.windows.net/', /names no Azure container/, /CONTAINER\/PREFIX/],
+  ] as const)('%s: which part of it Azure would not take is said', ([text, message, fix]) => {
+    expect(examineDestination(text)).toMatchObject({
+      fault: { message: expect.stringMatching(message), fix: expect.stringMatching(fix) },
+    });
+  });
+
   it('tells what to write for a bare directory', () => {
     expect(examineDestination('/srv/b')).toMatchObject({
       fault: { fix: 'for a directory write file:///srv/b' },
@@ -80,7 +96,7 @@ describe('destinationPath', () => {
     const part = fc.constantFrom('..', '.', '', 'a', 'b%2e%2e', '%2e%2e', '\\..', 'ä', ' ');
     const text = fc
       .tuple(
-        fc.constantFrom('s3://b/', 'gs://b/', 'file:///', 'https://acct.blob.core.windows.net/c/'),
+        fc.constantFrom('s3://b/', 'gs://b/', 'file:///', 'https://acct.blob.core.windows.net/box/'),
         fc.array(part),
       )
       .map(([root, parts]) => root + parts.join('/'));
