@@ -120,6 +120,11 @@ export function isFailure(error: unknown, ...codes: readonly string[]): boolean 
 /** What the SDK finds missing in the configuration has no code, only a text, which holds nothing secret. */
 const REGION_MISSING = 'Region is missing';
 
+const WHOSE_KEY =
+  'It is the key of s3Credentials in the manifest; where none is given that of AWS_ACCESS_KEY_ID, of AWS_PROFILE or of the role of this host';
+const WITHOUT_CREDENTIALS =
+  'there are no credentials: give s3Credentials with accessKeyId and secretAccessKey in the manifest, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this host a role';
+
 function nameOf({ code }: S3Failure, error: unknown): string {
   return error instanceof Error && error.message === REGION_MISSING ? 'no region is set' : code;
 }
@@ -158,7 +163,13 @@ function judge(
       hint: `the secret access key is not the one that ${where} knows: correct the secret`,
     };
   }
-  if (DENIED.has(code) || status === 401 || status === 403) return { code: 'access-denied' };
+  if (code === 'CredentialsProviderError') return { code: 'access-denied', hint: WITHOUT_CREDENTIALS };
+  if (DENIED.has(code) || status === 401 || status === 403) {
+    return {
+      code: 'access-denied',
+      hint: `look at what ${where} lets this key do with the bucket. ${WHOSE_KEY}`,
+    };
+  }
   if (code === 'PreconditionFailed' || status === 412) return { code: 'already-exists' };
   if (UNTRUSTED_TLS.test(code)) {
     return {

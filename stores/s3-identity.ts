@@ -71,7 +71,7 @@ function toSignInError(error: unknown, environment: NodeJS.ProcessEnv): BackupEr
     `AWS gave this host (${hostname()}) no credentials for the store: ${name}, ${said}`,
     {
       cause: { code: NO_CREDENTIALS, status },
-      hint: `s3Credentials.inheritFromIAMRole, or no s3Credentials, wants an identity of this host: ${look}; else give accessKeyId and secretAccessKey`,
+      hint: `s3Credentials.inheritFromIAMRole, or no s3Credentials, wants an identity of this host: ${look}; else give accessKeyId and secretAccessKey, without a manifest AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY`,
     },
   );
 }

@@ -224,7 +224,7 @@ describe('the identity of this host', () => {
     expect(await fails({ AWS_EC2_METADATA_DISABLED: 'true' })).toMatchObject({
       code: 'access-denied',
       message: expect.stringContaining(hostname()),
-      hint: expect.stringMatching(/inheritFromIAMRole.*instance profile.*accessKeyId/),
+      hint: expect.stringMatching(/inheritFromIAMRole.*instance profile.*accessKeyId.*AWS_ACCESS_KEY_ID/),
     });
   });
 

@@ -5,6 +5,7 @@ import type { ErrorCode } from '../../core/errors.ts';
 import { retrying } from '../../stores/retrying.ts';
 import { createS3Connection, S3_TIMEOUTS, withReadTimeout } from '../../stores/s3-client.ts';
 import { download } from '../../stores/s3-download.ts';
+import { toStoreError } from '../../stores/s3-errors.ts';
 import { partBytes } from '../../stores/s3-upload.ts';
 import { createS3Store } from '../../stores/s3.ts';
 import { collectBytes, piecesOf } from '../../streams/chunks.ts';
@@ -237,6 +238,22 @@ describe('a put', () => {
       );
     },
   );
+
+  it('whose key may not do it, or that has none, is told where the key comes from', async () => {
+    await start((_, response) => refuse(response, 403, 'AccessDenied', ''));
+    const stores = /s3Credentials.*AWS_ACCESS_KEY_ID.*AWS_PROFILE.*role/;
+    await expect(double.store().put('k', Buffer.from('x'), options)).rejects.toMatchObject({
+      code: 'access-denied',
+      hint: expect.stringMatching(stores),
+    });
+    const none = Object.assign(new Error('canary'), { name: 'CredentialsProviderError' });
+    expect(toStoreError(none, 'put k')).toMatchObject({
+      code: 'access-denied',
+      hint: expect.stringMatching(
+        /^there are no credentials: .*accessKeyId and secretAccessKey.*AWS_SECRET_ACCESS_KEY/,
+      ),
+    });
+  });
 
   it('to a port where nobody listens is store-unavailable', async () => {
     await start(() => undefined);
