@@ -12,6 +12,7 @@ import { openFile, type DamagedPage, type OpenFile } from '../postgres/read-file
 import { tarEnd, tarHeader, tarPadding } from '../repository/tar.ts';
 import type { ObjectStore, PutOptions } from '../stores/object-store.ts';
 import type { Codec } from '../streams/codec.ts';
+import { lend } from '../streams/chunks.ts';
 import { digesting } from '../streams/digest.ts';
 import { compressProved, type Compress } from '../streams/proof.ts';
 import { throttled, type Throttle } from '../streams/throttle.ts';
@@ -278,8 +279,8 @@ class PartReader {
 
   *#flush(): Generator<Uint8Array, void, void> {
     if (this.#filled === 0) return;
-    const full = this.#piece.subarray(0, this.#filled);
-    // Whoever gets a piece keeps it.
+    // Whoever gets a piece keeps it, or gives its memory back.
+    const full = lend(this.#piece.subarray(0, this.#filled));
     this.#piece = Buffer.allocUnsafeSlow(PIECE_BYTES);
     this.#filled = 0;
     yield full;

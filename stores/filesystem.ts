@@ -7,6 +7,7 @@ import { dirname, join, resolve, sep } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { unlessAborted } from '../streams/abortable.ts';
+import { release } from '../streams/chunks.ts';
 import { checkedBody, objectBody } from './body.ts';
 import { systemCodeOf, toStoreError } from './filesystem-errors.ts';
 import { checkFolder, checkKey, checkPrefix, compareKeys } from './keys.ts';
@@ -306,6 +307,7 @@ async function writeSynced(
         at += (await file.write(piece, at, piece.length - at)).bytesWritten;
       }
       sizeBytes += piece.length;
+      release(piece);
     }
     await unlessAborted(file.sync(), signal);
     return sizeBytes;

@@ -1,3 +1,5 @@
+import { release } from '../streams/chunks.ts';
+
 /** The chunks of a body, in buffers that are used again. */
 export interface Chunks extends AsyncIterableIterator<Uint8Array, void, void> {
   return(): Promise<IteratorResult<Uint8Array, void>>;
@@ -37,6 +39,7 @@ export function chunksOf(source: AsyncIterable<Uint8Array>, sizeBytes: number): 
         chunk = undefined;
         filled = 0;
       }
+      release(piece);
     }
     if (chunk && filled > 0) yield chunk.subarray(0, filled);
   }

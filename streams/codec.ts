@@ -3,7 +3,7 @@ import { BackupError, messageOf } from '../core/errors.ts';
 import { abortable, type Closable } from './abortable.ts';
 import { bzip2Compress } from './bzip2/compress.ts';
 import { bzip2Decompress } from './bzip2/decompress.ts';
-import { collectBytes, joinedPieces, piecesOf, piecesOfSize } from './chunks.ts';
+import { collectBytes, joinedPieces, piecesOf, piecesOfSize, released } from './chunks.ts';
 import { lz4Compress, lz4Decompress } from './lz4-frame.ts';
 import { snappyCompress, snappyDecompress } from './snappy-frame.ts';
 import { xzCompress, xzDecompress } from './xz.ts';
@@ -174,7 +174,7 @@ const XZ_PRESET = 3;
 
 function zlibCompress(codec: 'gzip' | 'zstd', source: AsyncIterable<Uint8Array>, level?: number) {
   const engine = codec === 'gzip' ? gzipEngine(level ?? GZIP_LEVEL) : zstdEngine(level ?? ZSTD_LEVEL);
-  return throughEngine(engine, createFeed(joinedPieces(source, WORTH_A_CALL)));
+  return throughEngine(engine, createFeed(released(joinedPieces(source, WORTH_A_CALL))));
 }
 
 const gzipEngine = (level: number): ZlibEngine => createGzip({ level, chunkSize: OUTPUT_BYTES });

@@ -1,7 +1,7 @@
 import lz4 from 'lz4-napi';
 import xxhash from 'xxhash-wasm';
 import { BackupError } from '../core/errors.ts';
-import { piecesOfSize } from './chunks.ts';
+import { lendWhole, piecesOfSize, release } from './chunks.ts';
 
 /*
  * The LZ4 frame format 1.6 (lz4_Frame_format.md of the LZ4 project): magic, descriptor, blocks of
@@ -49,7 +49,9 @@ export async function* lz4Compress(
   yield frameHeader(hash, contentBytes);
   for await (const plain of piecesOfSize(source, OUR_BLOCK_BYTES)) {
     content.update(plain);
-    yield await compressBlock(plain);
+    const block = await compressBlock(plain);
+    release(plain);
+    yield block;
   }
   const trailer = Buffer.alloc(8);
   trailer.writeUInt32LE(content.digest(), 4);
@@ -73,7 +75,7 @@ const headerChecksum = (hash: Hash32, descriptor: Uint8Array) => (hash(descripto
 
 async function compressBlock(plain: Uint8Array): Promise<Buffer> {
   // the package puts the plain size in front (4 bytes, little endian): the very place of the frame's block length
-  const block = await lz4.compress(plain);
+  const block = lendWhole(await lz4.compress(plain));
   const length = block.length - 4;
   if (length < plain.length) {
     block.writeUInt32LE(length, 0);
@@ -82,7 +84,8 @@ async function compressBlock(plain: Uint8Array): Promise<Buffer> {
   const stored = Buffer.allocUnsafeSlow(4 + plain.length);
   stored.writeUInt32LE((plain.length | STORED) >>> 0, 0);
   stored.set(plain, 4);
-  return stored;
+  release(block);
+  return lendWhole(stored);
 }
 
 /**
@@ -137,6 +140,7 @@ async function* frameContent(
     }
     const plain = (head & STORED) === 0 ? decompressBlock(body, frame.blockBytes, window, name) : body;
     if (!frame.independent) window = slideWindow(window, plain);
+    else if (plain !== body) lendWhole(plain);
     if (frame.contentChecksum) content.update(plain);
     contentBytes += plain.length;
     yield plain;

@@ -1,5 +1,6 @@
 import { createHash, type Hash } from 'node:crypto';
 import { BackupError } from '../core/errors.ts';
+import { hold, release, released } from './chunks.ts';
 import { compress as ourCompress, decompress, type Codec } from './codec.ts';
 
 /** What compresses: `compress`, or one that a test damages on purpose. */
@@ -16,7 +17,7 @@ export interface ProofOptions {
  * As `compress`, and proved: every piece that comes out is given to a decoder first, and what that makes of them is
  * compared with the plain bytes, so that the end comes without an error only when all that was given away decodes to
  * exactly what went in (E1). Compared is with the pieces themselves, which their source never uses again: a second
- * SHA-256 would cost a multiple of that.
+ * SHA-256 would cost a multiple of that. Pieces that were lent are held until both, codec and decoder, have done with them.
  *
  * In constant memory: of the pieces that the decoder has not reached yet 8 MiB are kept, and of further ones (a codec may
  * hold back many, when they are alike) only their hash. The reader is waited for, and so is the decoder.
@@ -32,7 +33,9 @@ export async function* compressProved(
   const plain = new AwaitedPieces();
   const packed = compress(codec, plain.of(source), { signal });
   const hand = new Handover();
-  const proof = prove(decompress(codec, hand, { signal, name }), plain, name);
+  const decoded = decompress(codec, hand, { signal, name });
+  // of `none` they are the very pieces that went in
+  const proof = prove(codec === 'none' ? decoded : released(decoded), plain, name);
   // The failure has to reach whoever gives the next piece; the promise itself is awaited at the end.
   proof.catch((error: unknown) => hand.fail(error));
   try {
@@ -100,6 +103,7 @@ class AwaitedPieces {
       return;
     }
     this.#keptBytes += sizeBytes;
+    hold(bytes);
     this.#pieces.push({ sizeBytes, bytes });
   }
 
@@ -123,7 +127,11 @@ class AwaitedPieces {
     if (end < first.sizeBytes) return true;
     this.#pieces.shift();
     this.#seenBytes = 0;
-    this.#keptBytes -= first.bytes?.length ?? 0;
+    if (first.bytes !== undefined) {
+      this.#keptBytes -= first.sizeBytes;
+      // all of it came out again: the codec has done with it, too
+      release(first.bytes);
+    }
     const seen = this.#seen?.digest();
     this.#seen = undefined;
     return first.sha256 === undefined || (seen !== undefined && seen.equals(first.sha256));
@@ -132,15 +140,17 @@ class AwaitedPieces {
 
 const hashOf = (bytes: Uint8Array): Hash => createHash('sha256').update(bytes);
 
-/** From a giver to one taker, piece by piece: the giver waits until the piece is taken. */
+/** From a giver to one taker, piece by piece: the giver waits until the piece is taken, which holds it until it asks again. */
 class Handover implements AsyncIterableIterator<Uint8Array, undefined, void> {
   #piece: Uint8Array | undefined;
+  #taken: Uint8Array | undefined;
   #ended = false;
   #failure: { readonly error: unknown } | undefined;
   /** Whoever waits, on either side. */
   #wake: (() => void) | undefined;
 
   async give(piece: Uint8Array): Promise<void> {
+    hold(piece);
     this.#piece = piece;
     this.#wakeOther();
     while (this.#piece !== undefined && !this.#failure) await this.#woken();
@@ -158,8 +168,11 @@ class Handover implements AsyncIterableIterator<Uint8Array, undefined, void> {
   }
 
   async next(): Promise<IteratorResult<Uint8Array, undefined>> {
+    if (this.#taken !== undefined) release(this.#taken);
+    this.#taken = undefined;
     while (this.#piece === undefined && !this.#ended) await this.#woken();
     const value = this.#piece;
+    this.#taken = value;
     this.#piece = undefined;
     this.#wakeOther();
     return value === undefined ? { done: true, value } : { done: false, value };

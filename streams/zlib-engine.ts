@@ -1,4 +1,5 @@
 import type { Transform } from 'node:stream';
+import { lendWhole } from './chunks.ts';
 
 /** A compressor or decompressor of `node:zlib`. `bytesWritten` counts the input it has consumed. */
 export type ZlibEngine = Transform & { readonly bytesWritten: number };
@@ -41,7 +42,7 @@ export async function* throughEngine(engine: ZlibEngine, feed: Feed): AsyncGener
     engine.destroy(error instanceof Error ? error : new Error(String(error))),
   );
   try {
-    yield* engine as AsyncIterable<Buffer>;
+    for await (const piece of engine as AsyncIterable<Buffer>) yield lendWhole(piece);
     await feeding;
   } finally {
     engine.destroy();

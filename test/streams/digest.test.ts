@@ -1,6 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { collectBytes, joinedPieces, piecesOf, piecesOfSize } from '../../streams/chunks.ts';
+import {
+  collectBytes,
+  hold,
+  joinedPieces,
+  lend,
+  piecesOf,
+  piecesOfSize,
+  release,
+  released,
+} from '../../streams/chunks.ts';
 import { digesting, sha256 } from '../../streams/digest.ts';
 
 const pieces = fc.array(fc.uint8Array({ maxLength: 50 }), { maxLength: 20 });
@@ -44,6 +53,33 @@ describe('pieces', () => {
         for await (const piece of joinedPieces(piecesOf(...list), size)) got.push(piece);
         expect(Buffer.concat(got)).toEqual(Buffer.concat(list));
         expect(got.slice(0, -1).every((piece) => piece.length >= size)).toBe(true);
+      }),
+    );
+  });
+
+  it('that were lent are given back after the last holder, and not for a view of a part', () => {
+    const piece = lend(Buffer.allocUnsafeSlow(10));
+    const mine = Buffer.allocUnsafeSlow(10);
+    hold(piece);
+    hold(piece.subarray(1));
+    release(piece.subarray(1));
+    release(piece);
+    expect(piece.length).toBe(10);
+    release(piece);
+    release(mine);
+    expect([piece.length, mine.length]).toEqual([0, 10]);
+  });
+
+  it('that were lent hold the same bytes in other sizes, for a reader that gives back each', async () => {
+    await fc.assert(
+      fc.asyncProperty(pieces, fc.integer({ min: 1, max: 60 }), async (list, size) => {
+        for (const cut of [piecesOfSize, joinedPieces]) {
+          const lentPieces = list.map((piece) => lend(Uint8Array.from(piece)));
+          const got: Uint8Array[] = [];
+          for await (const piece of released(cut(piecesOf(...lentPieces), size)))
+            got.push(Uint8Array.from(piece));
+          expect(Buffer.concat(got)).toEqual(Buffer.concat(list));
+        }
       }),
     );
   });
