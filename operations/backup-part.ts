@@ -1,7 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { DATA_AREA, type PlannedFile } from '../core/backup-plan.ts';
+import { DATA_AREA, tarBytes, type PlannedFile } from '../core/backup-plan.ts';
 import { isBackupError } from '../core/errors.ts';
 import { failpoint } from '../core/failpoint.ts';
 import type { ManifestFile } from '../postgres/backup-manifest.ts';
@@ -152,9 +152,10 @@ async function tryPart(
     }
   }
   const put = putOptions(task, signal);
+  const expectedBytes = task.files.reduce((sum, { sizeBytes }) => sum + tarBytes(sizeBytes), 0);
   failpoint('backup.part-before-upload');
   try {
-    await store.put(task.key, counted(), put);
+    await store.put(task.key, counted(), { ...put, expectedBytes });
   } finally {
     part.close();
   }

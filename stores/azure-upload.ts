@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { BackupError, isBackupError } from '../core/errors.ts';
 import { abortable } from '../streams/abortable.ts';
+import { release } from '../streams/chunks.ts';
 import { odd } from './azure-client.ts';
 import type { AzureConnection } from './azure-client.ts';
 import { BLOCKS_GONE, isFailure } from './azure-errors.ts';
@@ -26,7 +27,7 @@ const MiB = 1024 * 1024;
 /** Bodies up to here go in one request: a segment of WAL does. Of larger ones this much is the first block. */
 export const WHOLE_BYTES = 16 * MiB;
 const BLOCK_BYTES = 8 * MiB;
-const BYTES_AT_ONCE = 4 * BLOCK_BYTES;
+const BYTES_AT_ONCE = 2 * BLOCK_BYTES;
 const LONGEST_BLOCK_LIST = 50_000;
 
 /**
@@ -43,7 +44,7 @@ export function blockBytes(sentBytes: number, sizeBytes?: number): number {
 export const md5Of = (bytes: Uint8Array): Buffer => createHash('md5').update(bytes).digest();
 
 /**
- * Stages `blocks`, at most 32 MiB at once (or one that is larger), and then makes one object of them all, in one
+ * Stages `blocks`, at most 16 MiB at once (or one that is larger), and then makes one object of them all, in one
  * request. Until then there is nothing at the target; blocks that were staged and never used are seen by nobody, can't be
  * removed, and are dropped by Azure after a week, or when another object is put there.
  *
@@ -87,13 +88,16 @@ async function sendTogether(
   const begin = (body: Uint8Array) => {
     flyingBytes += body.length;
     sizeBytes += body.length;
+    const sentBytes = body.length;
     const sending = send(++count, body, stop.signal)
+      // Only now: of a call that failed, the socket may still be sending.
+      .then(() => release(body))
       .catch((error: unknown) => {
         failure ??= { error };
         stop.abort(error);
       })
       .finally(() => {
-        flyingBytes -= body.length;
+        flyingBytes -= sentBytes;
         inFlight.delete(sending);
       });
     inFlight.add(sending);

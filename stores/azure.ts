@@ -22,7 +22,7 @@ const PUT_ID = 'walkeep_put';
 /**
  * A container, or what lies below a prefix in it, as an object store. Works with Azure and with emulators.
  *
- * - A put is one request up to 16 MiB, else blocks, 32 MiB of them in flight, that one request makes an object of. What a
+ * - A put is one request up to 16 MiB, else blocks, 16 MiB of them in flight, that one request makes an object of. What a
  *   put that failed has staged is seen by nobody and can't be removed: Azure drops it after a week.
  * - An MD5 goes along with every request that carries bytes. Azure keeps that of objects that were put in one request,
  *   and what is read as a whole is compared with it.

@@ -51,6 +51,8 @@ export interface PutOptions {
    * and nothing is stored.
    */
   readonly sizeBytes?: number;
+  /** About how many bytes come at most, where `sizeBytes` is not known: a store chooses the size of its parts by it. */
+  readonly expectedBytes?: number;
   /** Encryption at rest, asked of stores that do it; others store as they do anyway. */
   readonly encryption?: 'AES256' | 'aws:kms';
   /** Tags of the object, where the store has them. */

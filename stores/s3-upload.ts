@@ -23,27 +23,43 @@ export interface S3Attributes {
 const MiB = 1024 * 1024;
 /** Bodies up to here go in one PUT; beyond, this is the least size of a part. */
 export const PART_BYTES = 16 * MiB;
-/** While one part is sent the next is gathered: a backup has several uploads side by side, all of them in memory. */
-const BYTES_AT_ONCE = PART_BYTES;
+/** Of a body whose size can be foreseen: two that are on their way take no more memory than a larger one, and less time. */
+const SMALLER_PART_BYTES = 8 * MiB;
+/** While these are sent one more is gathered: a backup has several uploads side by side, all of them in memory. */
+const PARTS_AT_ONCE = 2;
+const BYTES_AT_ONCE = 24 * MiB;
 /** Bodies of unknown size have parts of the least size up to here: no part of a backup is larger. */
 const EQUAL_UP_TO = 100 * 1024 * MiB;
 const LONGEST_PART_LIST = 10_000;
+/** What was expected has this many parts at most; those behind it grow. */
+const EXPECTED_PARTS = 9000;
 const LARGEST_PART_BYTES = 5 * 1024 * MiB;
 const CLEAN_UP_MS = 15_000;
 const GRACE_MS = 1000;
 
 /**
  * The size of the next part. S3 takes 10 000 parts and 5 TiB: of a body of unknown size the parts grow with what has
- * been sent (beyond 100 GiB), so that all fit. Of a known size all parts are equal, which some stores demand.
+ * been sent (beyond 100 GiB), so that all fit. Of a known size all parts are equal, which some stores demand, and so they
+ * are of an expected one, as far as it goes.
  */
-export function partBytes(sentBytes: number, sizeBytes?: number): number {
+export function partBytes(
+  sentBytes: number,
+  { sizeBytes, expectedBytes }: Pick<PutOptions, 'sizeBytes' | 'expectedBytes'> = {},
+): number {
+  if (sizeBytes === undefined && expectedBytes !== undefined) {
+    const equal = Math.max(SMALLER_PART_BYTES, wholeMiB(expectedBytes / EXPECTED_PARTS));
+    const grown = sentBytes < equal * EXPECTED_PARTS ? 0 : wholeMiB(sentBytes / 150);
+    return Math.min(LARGEST_PART_BYTES, Math.max(equal, grown));
+  }
   const grown = sentBytes < EQUAL_UP_TO ? 0 : sentBytes / 860;
   const needed = sizeBytes === undefined ? grown : sizeBytes / (LONGEST_PART_LIST - 500);
-  return Math.min(LARGEST_PART_BYTES, Math.max(PART_BYTES, Math.ceil(needed / MiB) * MiB));
+  return Math.min(LARGEST_PART_BYTES, Math.max(PART_BYTES, wholeMiB(needed)));
 }
 
+const wholeMiB = (bytes: number) => Math.ceil(bytes / MiB) * MiB;
+
 /**
- * Uploads `parts` as one object, one after the other. When anything fails, the upload is removed at the server, and
+ * Uploads `parts` as one object, a few at a time. When anything fails, the upload is removed at the server, and
  * nothing is stored.
  *
  * @param confirm whether the object that is at the target is this very upload; asked when the answer to its completion
@@ -141,7 +157,10 @@ async function sendParts(
     let number = 0;
     // a failure also ends the wait for a source that is slow
     for await (const body of abortable(parts, stop.signal)) {
-      while (inFlight.size > 0 && flyingBytes + body.length > BYTES_AT_ONCE) {
+      while (
+        inFlight.size >= PARTS_AT_ONCE ||
+        (inFlight.size > 0 && flyingBytes + body.length > BYTES_AT_ONCE)
+      ) {
         await Promise.race(inFlight);
       }
       stop.signal.throwIfAborted();

@@ -25,8 +25,8 @@ const KEYS_AT_ONCE = 1000;
  * A bucket, or what lies below a prefix in it, as an object store. Works with AWS and with servers that speak its
  * protocol; those with an endpoint of their own are asked by path style unless `addressingStyle` says otherwise.
  *
- * - A put is one request up to 16 MiB, else a multipart upload with at most four parts in flight; it counts when the
- *   server's answer was read and makes sense. CRC32 checksums go along.
+ * - A put is one request up to 16 MiB, else a multipart upload with one part of 16 MiB or two smaller ones in flight; it
+ *   counts when the server's answer was read and makes sense. CRC32 checksums go along.
  * - That an object is absent is believed only when the server answered without any error; for `head`, whose answer has
  *   no text, a listing confirms it.
  * - A body that breaks off is resumed where it broke, of the same version of the object only.
@@ -90,7 +90,7 @@ export function createS3Store(config: S3StoreConfig, timeouts: Partial<S3Timeout
     const attributes = attributesOf(config, options);
     let sentBytes = 0;
     const sizeOfNext = () => {
-      const size = partBytes(sentBytes, options.sizeBytes);
+      const size = partBytes(sentBytes, options);
       sentBytes += size;
       return size;
     };

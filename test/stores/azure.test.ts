@@ -124,7 +124,7 @@ describe('an upload in blocks', () => {
     await expect(putting).rejects.toMatchObject(code('store-unavailable'));
   });
 
-  it('has at most 32 MiB on their way, and stops at the first block that is refused', async () => {
+  it('has at most 16 MiB on their way, and stops at the first block that is refused', async () => {
     const held: { bytes: number; answerNow: () => void }[] = [];
     const heldBytes = () => held.reduce((sum, { bytes }) => sum + bytes, 0);
     const release = () => held.splice(0).forEach(({ answerNow }) => answerNow());
@@ -139,14 +139,14 @@ describe('an upload in blocks', () => {
       held.push({ bytes: request.body.length, answerNow });
       most = Math.max(most, heldBytes());
       // long enough for another to come, if it would
-      setTimeout(release, heldBytes() >= 32 * MiB ? 150 : 3000);
+      setTimeout(release, heldBytes() >= 16 * MiB ? 150 : 3000);
     });
     const body = async function* () {
       for (let n = 0; n < 5; n++) yield Buffer.alloc(16 * MiB);
     };
     const store = double.store({ idleMs: 20_000, callMs: 20_000 });
     expect(await store.put('k', body(), options)).toEqual({ sizeBytes: 5 * 16 * MiB });
-    expect(most).toBe(32 * MiB);
+    expect(most).toBe(16 * MiB);
     refusing.from = staged + 3;
     await expect(store.put('k', body(), options)).rejects.toMatchObject(code('access-denied'));
     expect(double.calls().filter((call) => call === 'PUT k?blocklist')).toHaveLength(1);

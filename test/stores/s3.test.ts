@@ -139,6 +139,10 @@ describe('an upload in parts', () => {
     const store = double.store({ idleMs: 20_000, callMs: 20_000 });
     expect(await store.put('k', body(), options)).toEqual({ sizeBytes: 7 * 16 * MiB });
     expect(most).toBe(1);
+    most = 0;
+    const expected = { ...options, expectedBytes: 7 * 16 * MiB };
+    expect(await store.put('k', body(), expected)).toEqual({ sizeBytes: 7 * 16 * MiB });
+    expect(most).toBe(2);
     refusing.from = 3;
     await expect(store.put('k', body(), options)).rejects.toMatchObject(code('access-denied'));
     expect(double.calls().at(-1)).toBe('DELETE k?uploadId');
@@ -155,10 +159,25 @@ describe('an upload in parts', () => {
     }
     expect(parts).toBeLessThan(10_000);
     for (const size of [1, 100 * GiB, 160 * GiB, 5 * 1024 * GiB]) {
-      expect(Math.ceil(size / partBytes(0, size))).toBeLessThanOrEqual(10_000);
-      expect(partBytes(size / 2, size)).toBe(partBytes(0, size));
+      expect(Math.ceil(size / partBytes(0, { sizeBytes: size }))).toBeLessThanOrEqual(10_000);
+      expect(partBytes(size / 2, { sizeBytes: size })).toBe(partBytes(0, { sizeBytes: size }));
     }
     expect(partBytes(99 * GiB)).toBe(16 * MiB);
+  });
+
+  it('has equal parts of 8 MiB or little more as far as was expected, and fits ten times that into 10 000', () => {
+    for (const expectedBytes of [1, 50 * GiB, 100 * GiB, 400 * GiB]) {
+      const first = partBytes(0, { expectedBytes });
+      let parts = 0;
+      for (let sent = 0; sent < 10 * expectedBytes; parts += 1) {
+        const size = partBytes(sent, { expectedBytes });
+        if (sent < expectedBytes) expect(size).toBe(first);
+        sent += size;
+      }
+      expect(parts).toBeLessThan(10_000);
+    }
+    expect(partBytes(0, { expectedBytes: 70 * GiB })).toBe(8 * MiB);
+    expect(partBytes(0, { expectedBytes: 100 * GiB })).toBe(12 * MiB);
   });
 });
 
