@@ -16,11 +16,14 @@ import { PLACES, startPlace, type Place, type PlaceName } from './places.ts';
 
 /** One measurement. */
 export interface BenchRow {
-  readonly what: 'backup' | 'restore';
+  /** `memory`: the parts of a backup of made files, without PostgreSQL. */
+  readonly what: 'backup' | 'restore' | 'memory';
   readonly tool: 'walkeep' | 'barman-cloud' | 'pg_basebackup';
   readonly place: PlaceName;
   readonly codec: Codec;
   readonly sizeMiB: number;
+  /** Of `memory`; the others are half and half. */
+  readonly content?: 'random' | 'rows';
   readonly wallSeconds: number;
   readonly cpuSeconds: number;
   readonly peakMiB: number;

@@ -115,7 +115,7 @@ describe('an upload in parts', () => {
     expect(double.seen.at(-1)?.body.toString()).toMatch(/<ChecksumCRC32>AAAAAA==.*<PartNumber>2</);
   });
 
-  it('sends one part after the other, and stops at the first that is refused', async () => {
+  it('sends one part of 16 MiB after the other, or two smaller ones, and stops at the first that is refused', async () => {
     const held: (() => void)[] = [];
     const release = () => held.splice(0).forEach((answerNow) => answerNow());
     let most = 0;
