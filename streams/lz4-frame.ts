@@ -1,7 +1,7 @@
 import lz4 from 'lz4-napi';
 import xxhash from 'xxhash-wasm';
 import { BackupError } from '../core/errors.ts';
-import { lendWhole, piecesOfSize, release } from './chunks.ts';
+import { lend, lendWhole, piecesOfSize, release } from './chunks.ts';
 
 /*
  * The LZ4 frame format 1.6 (lz4_Frame_format.md of the LZ4 project): magic, descriptor, blocks of
@@ -75,17 +75,17 @@ const headerChecksum = (hash: Hash32, descriptor: Uint8Array) => (hash(descripto
 
 async function compressBlock(plain: Uint8Array): Promise<Buffer> {
   // the package puts the plain size in front (4 bytes, little endian): the very place of the frame's block length
-  const block = lendWhole(await lz4.compress(plain));
+  const block = await lz4.compress(plain);
   const length = block.length - 4;
   if (length < plain.length) {
     block.writeUInt32LE(length, 0);
-    return block;
+    return lendWhole(block);
   }
-  const stored = Buffer.allocUnsafeSlow(4 + plain.length);
-  stored.writeUInt32LE((plain.length | STORED) >>> 0, 0);
-  stored.set(plain, 4);
-  release(block);
-  return lendWhole(stored);
+  // it is at least as long: the plain bytes have room in its place
+  block.writeUInt32LE((plain.length | STORED) >>> 0, 0);
+  block.set(plain, 4);
+  const stored = block.subarray(0, 4 + plain.length);
+  return block.length === block.buffer.byteLength ? lend(stored) : stored;
 }
 
 /**
