@@ -5,11 +5,13 @@ import { crc32c, crc32cText } from './gcs-crc32c.ts';
 import { field } from './gcs-errors.ts';
 
 const MiB = 1024 * 1024;
+/** Bodies that are in memory go in one request up to here: a segment of WAL does. */
+export const WHOLE_BYTES = 16 * MiB;
 /**
- * Bodies up to here go in one request; beyond, this is the size of a chunk. One chunk is on its way and one is read
- * meanwhile: an upload holds two, whatever its size. Google takes multiples of 256 KiB.
+ * Others do up to here; beyond, this is the size of a chunk. One is on its way, the next is known, and one more is read
+ * meanwhile: an upload holds three, whatever its size. Google takes multiples of 256 KiB.
  */
-export const CHUNK_BYTES = 16 * MiB;
+export const CHUNK_BYTES = 8 * MiB;
 /** How often an upload is continued without the store having taken a byte more. */
 const FRUITLESS_RESUMES = 4;
 const CLEAN_UP_MS = 15_000;

@@ -11,7 +11,7 @@ import { field, NO_SUCH_OBJECT } from './gcs-errors.ts';
 import { inquireGcs } from './gcs-inquiry.ts';
 import { listFolders, listObjects, sizeAndTime } from './gcs-list.ts';
 import { LOCK_FIELDS, lockOfRecord } from './gcs-lock.ts';
-import { CHUNK_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
+import { CHUNK_BYTES, WHOLE_BYTES, uploadAtOnce, uploadChunks } from './gcs-upload.ts';
 import type { GcsTarget } from './gcs-upload.ts';
 import { checkFolder, checkKey, checkReadKey, checkReadPrefix } from './keys.ts';
 import { checkMetadata, metadataOf, NO_METADATA, type Metadata } from './metadata.ts';
@@ -25,7 +25,7 @@ const PUT_ID = 'walkeep-put';
 /**
  * A bucket of Google Cloud Storage, or what lies below a prefix in it, as an object store.
  *
- * - A put is one request up to 16 MiB, else a resumable upload that holds three chunks of 16 MiB at most. It counts when
+ * - A put is one request up to 16 MiB, else a resumable upload that holds three chunks of 8 MiB at most. It counts when
  *   the store's answer was read and has the size and CRC-32C of what was sent; what was begun and fails is cancelled.
  * - That an object is absent is believed only when the store says so in its own words, or a listing without any error
  *   confirms it.
@@ -153,7 +153,7 @@ export function createGcsStore(config: GcsStoreConfig, timeouts: Partial<GcsTime
       options.signal.throwIfAborted();
       if (!(body instanceof Uint8Array)) return putBody(key, body, options);
       checkSize(key, body.length, options.sizeBytes);
-      if (body.length > CHUNK_BYTES)
+      if (body.length > WHOLE_BYTES)
         return putBody(key, piecesOf(body), { ...options, sizeBytes: body.length });
       await uploadAtOnce(connection, targetOf(key, options), body);
       return { sizeBytes: body.length };

@@ -46,7 +46,7 @@ afterEach(async () => {
 /** A body of `chunks` chunks, the one after the other with a pause. */
 async function* slowly(chunks: number, pauseMs: number) {
   for (let n = 0; n < chunks; n++) {
-    yield Buffer.alloc(16 * MiB);
+    yield Buffer.alloc(8 * MiB);
     await sleep(pauseMs);
   }
 }
@@ -79,7 +79,7 @@ describe('a service account', () => {
     expect(double.calls().filter((name) => name.startsWith('chunk'))).toHaveLength(4);
     expect(accepted).not.toContain(false);
     expect(new Set(authorizations()).size).toBeGreaterThan(1);
-    expect(double.stored()).toHaveLength(64 * MiB);
+    expect(double.stored()).toHaveLength(32 * MiB);
   });
 
   it('uses its token for its last minutes while no other can be had', async () => {
@@ -191,7 +191,7 @@ describe('an endpoint with TLS', () => {
     const credentials = { way: 'json', json: signIn.serviceAccount } as const;
     const trusting = double.store({ credentials, caPem: file('own.pem').toString() });
     await trusting.put('k', slowly(2, 0), options);
-    expect(double.stored()).toHaveLength(32 * MiB);
+    expect(double.stored()).toHaveLength(16 * MiB);
     expect(new Set(authorizations())).toEqual(new Set(['Bearer canary-token-1']));
     const seen = double.seen.length;
     for (const caPem of [undefined, file('other.pem').toString()]) {

@@ -14,7 +14,7 @@ import {
 } from './gcs-double.ts';
 
 const MiB = 1024 * 1024;
-const CHUNK = 16 * MiB;
+const CHUNK = 8 * MiB;
 const SIZE = 2 * CHUNK + 5;
 const signal = new AbortController().signal;
 const options = { signal };
@@ -101,7 +101,7 @@ describe('an upload in chunks', () => {
   });
 
   it('E2: sends the rest of a chunk of which the store has only a part', async () => {
-    const half = 8 * MiB;
+    const half = CHUNK / 2;
     await start((request, response) => {
       if (request.name !== SECOND) return false;
       incomplete(response, CHUNK + half);
