@@ -56,11 +56,11 @@ async function answer(args: CloudArguments, isGuarded: boolean): Promise<CloudOu
   }
   if (args.has('--help')) process.stdout.write(help());
   else if (args.has('--version')) process.stdout.write(`${COMMAND} ${walkeepVersion()}\n`);
-  else return restore(args);
+  else return restore(args, isGuarded);
   return 'done';
 }
 
-async function restore(args: CloudArguments): Promise<CloudOutcome> {
+async function restore(args: CloudArguments, isGuarded: boolean): Promise<CloudOutcome> {
   const [url, server, name, destination, ...rest] = args.operands;
   const isTest = args.has('--test');
   const isWhole = name !== undefined && destination !== undefined && destination !== '';
@@ -85,6 +85,8 @@ async function restore(args: CloudArguments): Promise<CloudOutcome> {
   const ports = {
     repository: () => Promise.resolve(repository),
     asksAgain: existsSync('standby.signal'),
+    // barman's codes are for callers that are no recovery, such as those that look at a cluster that has just begun
+    mayBeEmpty: !isGuarded,
     alert: (message: string) => void process.stderr.write(`walkeep: cloud-wal-restore: ${message}\n`),
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   };
@@ -143,9 +145,9 @@ Credentials come from where barman-cloud looks, never from an argument: see walk
 
 Exit codes:
     0        the file is in its place, whole and verified
-    1        the archive was asked without any error, and has neither the file nor anything behind it
-  200 (100)  everything else: the store can't be reached, the file is damaged, a hole; with standby.signal in the working
-             directory 100
+    1        the archive was asked without any error, and has neither the file nor anything behind it, but others
+  200 (100)  everything else: the store can't be reached, the file is damaged, a hole, nothing at all lies there; with
+             standby.signal in the working directory 100
   202 (102)  the command line is wrong; with standby.signal 102
 
 PostgreSQL takes every code from 1 to 125 for "there is no more WAL": a recovery ends there, and the database is opened for

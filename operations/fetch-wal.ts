@@ -46,6 +46,8 @@ export interface FetchWalPorts {
   readonly plan?: FetchPlan | undefined;
   /** A standby: what is absent ends nothing, and is asked for again in seconds. */
   readonly asksAgain?: boolean;
+  /** Whoever asks is no recovery: a place where nothing lies yet has not what is asked for, and that is no error. */
+  readonly mayBeEmpty?: boolean;
   /** How long transient failures are retried, in milliseconds. Giving up stops a recovery, so it is long. */
   readonly deadlineMs?: number;
   /** Told when something was fetched that could not be proved as usual. */
@@ -73,10 +75,10 @@ const READS_OF_RECORD = 2;
  * Fetches one WAL file for `restore_command` (C3). `destination` appears whole and checked, or not at all.
  *
  * PostgreSQL takes "absent" for the end of the archive and opens the database. So this answer is given only when the
- * store said it without any error, and when the archive holds nothing later of the path; every doubt throws.
+ * store said it without any error, and when the archive holds something, but nothing later of the path; every doubt throws.
  *
  * @throws BackupError whatever kept it from knowing: `store-unavailable`, `access-denied`, `object-damaged`,
- *   `wal-foreign`, `format-invalid`, `deadline-exceeded`
+ *   `wal-foreign`, `format-invalid`, `config-invalid`, `deadline-exceeded`
  */
 export async function fetchWal(
   ports: FetchWalPorts,
@@ -106,7 +108,11 @@ export async function fetchWal(
         const listed = await unlessAborted(fetch.listed(file, destination), signal);
         // A listing may be late, and this answer ends a recovery: before it is given, each name is asked for by itself.
         if (listed.outcome !== 'absent' || ports.asksAgain === true) return listed;
-        return unlessAborted(fetch.named(file, destination), signal);
+        const named = await unlessAborted(fetch.named(file, destination), signal);
+        // A plan was made of what lies there. Without one, nothing shows yet that this is the right place.
+        if (named.outcome === 'absent' && !ports.plan && ports.mayBeEmpty !== true)
+          await unlessAborted(requireContents(repository, signal), signal);
+        return named;
       },
     );
   } catch (error) {
@@ -116,6 +122,18 @@ export async function fetchWal(
       hint: `${isBackupError(failure) ? `${failure.message}: ${failure.hint}` : 'look at the way to the store'}; recovery can go on after a restart of PostgreSQL`,
     });
   }
+}
+
+/**
+ * Nothing at all lies in the archive of no cluster that can be recovered: another place was meant.
+ *
+ * @throws BackupError `config-invalid`
+ */
+async function requireContents(repository: Repository, signal: AbortSignal): Promise<void> {
+  for await (const _ of repository.store.list(`${repository.server}/`, { signal })) return;
+  throw new BackupError('config-invalid', `nothing lies at ${repository.url}: is the server name right?`, {
+    hint: 'correct the URL or the server name; an empty place is not taken for the end of the WAL',
+  });
 }
 
 /**

@@ -172,6 +172,23 @@ describe('walkeep-cloud-wal-restore', () => {
     expect((await fetch(nth(5), '--exit-codes=barman', '-t')).code).toBe(1);
   });
 
+  it.for([
+    ['the server name', () => [`file://${archive}`, 'svr']],
+    ['the prefix', () => [`file://${archive}/backup`, 'srv']],
+  ] as const)('C3: %s mistyped is no absence: nothing at all lies there', async ([, place]) => {
+    mkdirSync(join(archive, 'backup'));
+    writeFileSync(join(pgdata, 'recovery.signal'), '');
+    const [url = '', server = ''] = place();
+    const found = await run('restore', [url, server, nth(5), TARGET]);
+    expect(found).toMatchObject({ code: 200, stderr: expect.stringContaining('is the server name right?') });
+    expect(found.stderr).toContain(`nothing lies at ${url}/${server}`);
+    expect(found.stderr).toMatch(oneLine);
+    // who asks with these codes may ask for a cluster that has just begun
+    expect((await run('restore', ['--exit-codes=barman', url, server, nth(5), TARGET])).code).toBe(1);
+    writeFileSync(join(pgdata, 'standby.signal'), '');
+    expect((await run('restore', [url, server, nth(5), TARGET])).code).toBe(1);
+  });
+
   it('C3: a partial stands in for a segment that is proved absent, and never for one that is there', async () => {
     const folder = join(archive, 'srv/wals/0000000100000000');
     for (const number of [4, 5])

@@ -74,6 +74,17 @@ describe('what no listing shows yet', () => {
     expect(await fetch(name(1, 3), { repository })).toEqual({ outcome: 'fetched' });
   });
 
+  it('C3: a place where nothing at all lies ends no recovery; with a plan, which was made of it, it may', async () => {
+    for (const wanted of [name(1, 3), '00000002.history'])
+      await expect(fetch(wanted)).rejects.toMatchObject({
+        code: 'config-invalid',
+        message: expect.stringMatching(/^nothing lies at .*\/pg: is the server name right\?$/),
+      });
+    expect(await fetch(name(1, 3), { plan: straight })).toEqual({ outcome: 'absent' });
+    expect(await fetch(name(1, 3), { mayBeEmpty: true })).toEqual({ outcome: 'absent' });
+    expect(await fetch(name(1, 3), { asksAgain: true })).toEqual({ outcome: 'absent' });
+  });
+
   it('C3: is left for the next time on a standby, which asks every few seconds for what is not there', async () => {
     await put(name(1, 3));
     const repository = async () => createRepository(late(store), 'pg');
