@@ -1,4 +1,4 @@
-import { InvalidArgumentError, Option } from 'commander';
+import { Option } from 'commander';
 import { BackupError } from '../core/errors.ts';
 import { DEFAULT_NAMESPACE } from '../workflows/interface.ts';
 
@@ -19,14 +19,16 @@ export function stateOption(): Option {
   return new Option('--state <directory>', "walkeep's state directory on this host").env('WALKEEP_STATE');
 }
 
-/** Splits `NS/NAME` or `NAME`. */
+/** Splits `NS/NAME` or `NAME`. @throws BackupError `usage` */
 export function parseClusterArgument(text: string): {
   readonly namespace?: string;
   readonly cluster: string;
 } {
   const parts = text.split('/');
   if (parts.length > 2 || parts.some((part) => !/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(part))) {
-    throw new InvalidArgumentError(`expected NAME or NAMESPACE/NAME, got "${text}"`);
+    throw new BackupError('usage', `expected NAME or NAMESPACE/NAME of a cluster, got "${text}"`, {
+      hint: 'names have lower-case letters, digits, "-" and "."',
+    });
   }
   const [first = '', second] = parts;
   return second === undefined ? { cluster: first } : { namespace: first, cluster: second };

@@ -90,6 +90,12 @@ spec:
       said: /no Cluster default\/nobody/,
     },
     {
+      why: 'the name of the cluster is none',
+      words: ['show', 'my_Shop'],
+      code: 2,
+      said: /^walkeep: expected NAME or NAMESPACE\/NAME of a cluster, got "my_Shop"; names have [^\n]+\n$/,
+    },
+    {
       why: 'two prefixes are given',
       words: ['ls', 'a', 'b', '--repository', 'file:///x', '--server-name', 'pg'],
       code: 2,
