@@ -1,5 +1,5 @@
 import { BackupError } from '../core/errors.ts';
-import { endpointFault, examineDestination } from '../manifests/object-store-location.ts';
+import { endpointFault, examineDestination, serverNameFault } from '../manifests/object-store-location.ts';
 
 /** What `--repository` and `--endpoint-url` say. */
 export interface NamedRepository {
@@ -7,6 +7,32 @@ export interface NamedRepository {
   readonly store: { readonly destinationPath: string; readonly endpointURL?: string };
   /** What the caller may have expected, and what is not so. */
   readonly warning?: string;
+}
+
+/** How a command line may say which repository is meant. */
+export interface NamingFlags {
+  readonly filename: readonly string[];
+  readonly repository?: string;
+  readonly serverName?: string;
+  readonly endpointUrl?: string;
+}
+
+/** Nothing that was said is passed over: it would be another repository that is read. @throws BackupError `usage` */
+export function requireOneNaming({ filename, repository, serverName, endpointUrl }: NamingFlags): void {
+  if (repository === undefined) {
+    const alone = endpointUrl !== undefined ? '--endpoint-url' : '--server-name';
+    if (endpointUrl === undefined && serverName === undefined) return;
+    throw new BackupError('usage', `${alone} is of --repository, which is not given`, {
+      hint: 'give --repository URL, or leave it out: otherwise the manifest of the Cluster says where it is',
+    });
+  }
+  if (filename.length > 0) {
+    throw new BackupError('usage', '--repository and -f both say which repository is meant', {
+      hint: 'give one of them',
+    });
+  }
+  const fault = serverName === undefined ? undefined : serverNameFault(serverName);
+  if (fault) throw new BackupError('usage', `--server-name ${fault.message}`, { hint: fault.fix });
 }
 
 /** Of barman-cloud and of Azure's tools; Azure's own chain does not look at them. */
@@ -35,6 +61,14 @@ export function namedRepository(
   if (fault) throw new BackupError('usage', `--endpoint-url ${fault.message}`, { hint: fault.fix });
   const store = { destinationPath, ...(endpointURL === undefined ? {} : { endpointURL }) };
   const { destination } = examined;
+  if (destination.kind === 'file' && endpointURL !== undefined)
+    throw new BackupError(
+      'usage',
+      `--endpoint-url is of no meaning beside the directory ${destinationPath}`,
+      {
+        hint: 'leave it out, or give the URL of a bucket',
+      },
+    );
   if (destination.kind !== 'azure') return { store };
   const address = endpointURL ?? destination.url;
   if (!/^https:/i.test(address)) {

@@ -7,19 +7,15 @@ import { readManifestSources } from '../operations/read-manifests.ts';
 import { openReference, referenceTo } from '../operations/recovery-file.ts';
 import type { Repository } from '../repository/repository.ts';
 import { findCluster, type Host } from './host.ts';
-import { namedRepository } from './named-repository.ts';
+import { namedRepository, requireOneNaming, type NamingFlags } from './named-repository.ts';
 import { knownObjectStores } from './object-stores.ts';
 import { namespaceOption, parseClusterArgument, stateOption } from './options.ts';
 import { note } from './output.ts';
 
 /** The flags by which a repository is named, with a cluster or without any. */
-export interface RepositoryFlags {
+export interface RepositoryFlags extends NamingFlags {
   readonly namespace: string;
   readonly state?: string;
-  readonly filename: readonly string[];
-  readonly repository?: string;
-  readonly serverName?: string;
-  readonly endpointUrl?: string;
 }
 
 /** A repository, and how it was named. */
@@ -27,6 +23,8 @@ export interface FoundRepository {
   readonly repository: Repository;
   /** As the manifest or the command line spells it. */
   readonly destinationPath: string;
+  /** By the command line alone: nobody else says that there is such a repository. */
+  readonly isNamed?: true;
 }
 
 /** Adds the flags to a command, as `walkeep restore` has them. */
@@ -54,6 +52,7 @@ export async function openNamedRepository(
   argument: string | undefined,
   flags: RepositoryFlags,
 ): Promise<FoundRepository> {
+  requireOneNaming(flags);
   const named = argument === undefined ? undefined : parseClusterArgument(argument);
   const namespace = named?.namespace ?? flags.namespace;
   if (flags.repository !== undefined) {
@@ -63,7 +62,7 @@ export async function openNamedRepository(
     const { store, warning } = namedRepository(flags.repository, flags.endpointUrl, process.env);
     if (warning !== undefined) note(`walkeep: ${warning}`);
     const repository = await openReference(referenceTo(store, serverName, namespace), host.resolver);
-    return { repository, destinationPath: store.destinationPath };
+    return { repository, destinationPath: store.destinationPath, isNamed: true };
   }
   if (named === undefined && flags.filename.length === 0) {
     throw new BackupError('usage', 'which repository is not said', {

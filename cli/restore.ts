@@ -28,7 +28,7 @@ import {
 } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
 import { knownObjectStores } from './object-stores.ts';
-import { namedRepository } from './named-repository.ts';
+import { namedRepository, requireOneNaming } from './named-repository.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
@@ -246,6 +246,7 @@ async function findSource(
   flags: RestoreFlags,
   state: StateDirectory,
 ): Promise<Source> {
+  requireOneNaming(flags);
   const named = argument === undefined ? undefined : parseClusterArgument(argument);
   const namespace = named?.namespace ?? flags.namespace;
   if (flags.repository !== undefined) {

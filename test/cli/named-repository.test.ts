@@ -36,6 +36,12 @@ describe('a repository that the command line names', () => {
     expect(() => namedRepository('s3://b/p', 'minio:9000', {})).toThrow(/^--endpoint-url "minio:9000"/);
   });
 
+  it('is refused at a second address beside a directory', () => {
+    expect(() => namedRepository('file:///srv/copy', 'http://127.0.0.1:9000', {})).toThrow(
+      expect.objectContaining({ code: 'usage', message: expect.stringContaining('beside the directory') }),
+    );
+  });
+
   it.for([
     { url: 'http://127.0.0.1:10000/acc/box/p', endpoint: undefined },
     { url: AZURE, endpoint: 'http://127.0.0.1:10000/acc' },
