@@ -1,7 +1,13 @@
 import { once } from 'node:events';
-import { surveyRepository, total, type Amount, type Survey } from '../operations/survey-repository.ts';
+import {
+  isEmpty,
+  surveyRepository,
+  total,
+  type Amount,
+  type Survey,
+} from '../operations/survey-repository.ts';
 import type { Repository } from '../repository/repository.ts';
-import { formatBytes, formatTable, printable } from './output.ts';
+import { formatBytes, formatTable, note, printable } from './output.ts';
 
 /** Prints what lies in a repository: counted, or with `long` object by object as it comes. */
 export async function listRepository(
@@ -11,12 +17,23 @@ export async function listRepository(
   signal: AbortSignal,
 ): Promise<void> {
   if (long) {
-    await (output === 'json' ? printAsJson(r, prefix, signal) : printObjects(r, prefix, signal));
+    const survey = await (output === 'json'
+      ? printAsJson(r, prefix, signal)
+      : printObjects(r, prefix, signal));
+    if (isEmpty(survey)) noteNothing(r, prefix);
     return;
   }
   const survey = await surveyRepository(r, signal, { prefix });
-  process.stdout.write(
-    output === 'json' ? `${JSON.stringify(asJson(survey), undefined, 2)}\n` : formatSurvey(survey),
+  if (isEmpty(survey)) noteNothing(r, prefix);
+  if (output === 'json') process.stdout.write(`${JSON.stringify(asJson(survey), undefined, 2)}\n`);
+  else if (!isEmpty(survey)) process.stdout.write(formatSurvey(survey));
+}
+
+function noteNothing({ url }: Repository, prefix: string): void {
+  note(
+    prefix === ''
+      ? `walkeep: nothing lies at ${url}: is the server name right?`
+      : `walkeep: nothing at ${url} begins with "${prefix}"`,
   );
 }
 
@@ -25,9 +42,9 @@ async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, 'drain');
 }
 
-async function printObjects(r: Repository, prefix: string, signal: AbortSignal): Promise<void> {
+async function printObjects(r: Repository, prefix: string, signal: AbortSignal): Promise<Survey> {
   const skipped = r.server.length + 1;
-  await surveyRepository(r, signal, {
+  return surveyRepository(r, signal, {
     prefix,
     onObject: ({ key, sizeBytes, modifiedAt }, kind) =>
       print(
@@ -37,10 +54,10 @@ async function printObjects(r: Repository, prefix: string, signal: AbortSignal):
 }
 
 /** One array whose elements are lines, so that nobody has to hold all of it. */
-async function printAsJson(r: Repository, prefix: string, signal: AbortSignal): Promise<void> {
+async function printAsJson(r: Repository, prefix: string, signal: AbortSignal): Promise<Survey> {
   const skipped = r.server.length + 1;
   let before = '[\n';
-  await surveyRepository(r, signal, {
+  const survey = await surveyRepository(r, signal, {
     prefix,
     async onObject({ key, sizeBytes, modifiedAt }, kind) {
       const object = { key: key.slice(skipped), kind, sizeBytes, storedAt: modifiedAt.toISOString() };
@@ -49,6 +66,7 @@ async function printAsJson(r: Repository, prefix: string, signal: AbortSignal): 
     },
   });
   await print(before === '[\n' ? '[]\n' : '\n]\n');
+  return survey;
 }
 
 function asJson(survey: Survey): unknown {

@@ -7,6 +7,7 @@ type Line = readonly [label: string, text: string];
 export function formatDescription(found: RepositoryDescription): string {
   const lines: Line[] = [
     ['Repository', found.repository],
+    ...(isEmpty(found) ? [['', 'nothing lies there: is the server name right?'] satisfies Line] : []),
     ['Owner', ownerText(found)],
     ...sizeLines(found),
     ...backupLines(found),
@@ -18,6 +19,10 @@ export function formatDescription(found: RepositoryDescription): string {
   return lines
     .map(([label, text]) => `${(label ? `${label}:` : '').padEnd(width)}${text.replaceAll('\n', ' ')}\n`)
     .join('');
+}
+
+function isEmpty({ sizes: { backups, wal, own, strangers } }: RepositoryDescription): boolean {
+  return [backups, wal, own, strangers].every(({ count }) => count === 0);
 }
 
 function ownerText({ owner, ownerProblem }: RepositoryDescription): string {

@@ -54,17 +54,22 @@ function checkCommand(): Command {
         '  walkeep repository check --repository s3://backups/postgres --server-name production-postgres --read-only\n',
     )
     .action(async (cluster: string | undefined, flags: CheckFlags) => {
-      await withRepository(cluster, flags, async ({ repository, destinationPath }, signal) => {
-        const readOnly = flags.readOnly === true;
-        const now = new Date();
-        const items = await checkRepository(repository, { signal, readOnly, destinationPath, now });
-        process.stdout.write(
-          flags.output === 'json'
-            ? `${JSON.stringify(items, undefined, 2)}\n`
-            : formatCheckItems(items, 'this repository is not as it should be'),
-        );
-        if (items.some(({ state }) => state === 'problem')) process.exitCode = EXIT.findings;
-      });
+      await withRepository(
+        cluster,
+        flags,
+        async ({ repository, destinationPath, isNamed = false }, signal) => {
+          const readOnly = flags.readOnly === true;
+          const now = new Date();
+          const options = { signal, readOnly, destinationPath, mustExist: isNamed, now };
+          const items = await checkRepository(repository, options);
+          process.stdout.write(
+            flags.output === 'json'
+              ? `${JSON.stringify(items, undefined, 2)}\n`
+              : formatCheckItems(items, 'this repository is not as it should be'),
+          );
+          if (items.some(({ state }) => state === 'problem')) process.exitCode = EXIT.findings;
+        },
+      );
     });
 }
 
@@ -93,11 +98,33 @@ function listCommand(): Command {
       const isNamed = flags.repository !== undefined && flags.serverName !== undefined;
       if (isNamed && second !== undefined)
         throw new BackupError('usage', '--server-name names the folder already: give PREFIX alone');
-      const [cluster, prefix] = isNamed ? [undefined, first] : [first, second];
+      const [cluster, prefix = ''] = isNamed ? [undefined, first] : [first, second];
+      requirePrefix(prefix, isNamed);
       await withRepository(cluster, flags, async ({ repository }, signal) => {
-        await listRepository(repository, prefix ?? '', flags, signal);
+        await listRepository(repository, prefix, flags, signal);
       });
     });
+}
+
+const FOLDERS = ['base/', 'wals/', 'walkeep/'];
+
+function requirePrefix(prefix: string, isNamed: boolean): void {
+  if (/^\/|\/\/|^\.\.?\/|\/\.\.?\//.test(prefix)) {
+    const fix = prefix.split('/').filter((part) => !['', '.', '..'].includes(part));
+    throw new BackupError('usage', `no key begins with "${prefix}"`, {
+      hint: `write ${fix.join('/') || 'base'}${prefix.endsWith('/') ? '/' : ''}: PREFIX is below the folder of the cluster`,
+    });
+  }
+  // check and show take the name of a cluster there
+  if (isNamed && !FOLDERS.some((folder) => folder.startsWith(prefix) || prefix.startsWith(folder))) {
+    throw new BackupError(
+      'usage',
+      `"${prefix}" is taken for PREFIX, because --server-name names the folder`,
+      {
+        hint: `leave it out; PREFIX is the beginning of ${FOLDERS.join(', ')} or of what lies there`,
+      },
+    );
+  }
 }
 
 interface ShowFlags extends RepositoryFlags {

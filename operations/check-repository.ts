@@ -11,7 +11,7 @@ import { newestKnown, readStoreRecord, writeStoreRecord } from '../repository/st
 import type { CheckItem } from './check-cluster.ts';
 import { storeRecordItems } from './store-items.ts';
 import { SWEEP_LEASE } from './sweep.ts';
-import { surveyRepository, type Survey } from './survey-repository.ts';
+import { countOf, surveyRepository, type Survey } from './survey-repository.ts';
 
 export interface RepositoryCheckOptions {
   readonly signal: AbortSignal;
@@ -19,6 +19,8 @@ export interface RepositoryCheckOptions {
   readonly readOnly?: boolean;
   /** As the manifest or the command line spells it. */
   readonly destinationPath?: string;
+  /** No manifest says that it is to be there: where nothing lies another one was meant, and nothing is begun. */
+  readonly mustExist?: boolean;
   readonly now: Date;
 }
 
@@ -36,12 +38,13 @@ export async function checkRepository(r: Repository, options: RepositoryCheckOpt
   const reached = await attempt('repository', () => surveyRepository(r, signal));
   if ('failed' in reached) return [reached.failed];
   const survey = reached.value;
+  const objects = countOf(survey);
+  if (options.mustExist === true && objects === 0) return [nothingItem(r)];
   const catalogue = attempt('records', () => readCatalogue(r, signal));
-  const objects = totalOf(survey);
   return [
     { item: 'repository', state: 'ok', found: `${r.url} answers; ${objects} objects lie there` },
     ...(await storeItems(r, options)),
-    ...(await each('owner', async () => ownerItems(r, entriesIn(await catalogue), signal))),
+    ...(await each('owner', async () => ownerItems(r, entriesIn(await catalogue), options))),
     ...(await each('sweep lease', async () => [await leaseItem(r, options)])),
     ...(await each('records', async () => recordItems(r, survey, await catalogue, signal))),
     secondCopiesItem(survey),
@@ -51,9 +54,13 @@ export async function checkRepository(r: Repository, options: RepositoryCheckOpt
   ];
 }
 
-function totalOf({ backups, timelines, histories, own, strangers, hazards }: Survey): number {
-  const amounts = [...backups, ...timelines, histories, ...own.values(), strangers, hazards];
-  return amounts.reduce((sum, { count }) => sum + count, 0);
+function nothingItem({ url }: Repository): CheckItem {
+  return {
+    item: 'repository',
+    state: 'problem',
+    found: `nothing lies at ${url}: is the server name right?`,
+    todo: 'correct it; one that is yet to begin is tried by the name of its Cluster, or with -f MANIFEST',
+  };
 }
 
 type Attempt<Value> = { readonly value: Value } | { readonly failed: CheckItem };
@@ -130,7 +137,7 @@ function permissionItems({ refused, left }: Probe): CheckItem[] {
 async function ownerItems(
   r: Repository,
   entries: readonly CatalogueEntry[],
-  signal: AbortSignal,
+  { signal, mustExist }: RepositoryCheckOptions,
 ): Promise<CheckItem[]> {
   const item = 'owner';
   const [owner, derived] = await Promise.all([readOwner(r, signal), derivedOwner(r, signal)]);
@@ -138,6 +145,10 @@ async function ownerItems(
     return [{ item, state: 'problem', found: derived.refused.message, todo: derived.refused.hint }];
   const identity = owner ?? ('refused' in derived ? undefined : derived.identity);
   if (!identity) {
+    if (mustExist === true) {
+      const found = 'nobody’s: neither a backup nor WAL lies there';
+      return [{ item, state: 'problem', found, todo: 'is the server name right?' }];
+    }
     const found = 'nobody’s: it is empty, and belongs to the first cluster that archives here';
     return [{ item, state: 'ok', found }];
   }

@@ -215,6 +215,16 @@ function addKey(
   if (amount.keys.length < MOST_KEYS) amount.keys.push(key.slice(server.length + 1));
 }
 
+/** Whether nothing was found. */
+export function isEmpty(survey: Survey): boolean {
+  return countOf(survey) === 0;
+}
+
+/** All objects of a survey. */
+export function countOf({ backups, timelines, histories, own, strangers, hazards }: Survey): number {
+  return total([...backups, ...timelines, histories, ...own.values(), strangers, hazards]).count;
+}
+
 /** All of one kind together. */
 export function total(amounts: Iterable<Amount>): Amount {
   const sum = { count: 0, bytes: 0 };

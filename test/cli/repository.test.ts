@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parse } from 'yaml';
@@ -96,6 +96,42 @@ spec:
       said: /^walkeep: expected NAME or NAMESPACE\/NAME of a cluster, got "my_Shop"; names have [^\n]+\n$/,
     },
     {
+      why: 'the endpoint belongs to no --repository',
+      words: ['check', 'pg', '--endpoint-url', 'http://127.0.0.1:9'],
+      code: 2,
+      said: /--endpoint-url is of --repository/,
+    },
+    {
+      why: 'the server name belongs to no --repository',
+      words: ['show', 'pg', '--server-name', 'other'],
+      code: 2,
+      said: /--server-name is of --repository/,
+    },
+    {
+      why: 'it is named and in a file',
+      words: ['show', '--repository', 'file:///x', '--server-name', 'pg', '-f', 'x.yaml'],
+      code: 2,
+      said: /--repository and -f both/,
+    },
+    {
+      why: 'the server name leads away',
+      words: ['show', '--repository', 'file:///x', '--server-name', '../x'],
+      code: 2,
+      said: /^walkeep: --server-name .*; write a folder name/,
+    },
+    {
+      why: 'the prefix begins with a slash',
+      words: ['ls', 'pg', '/base/'],
+      code: 2,
+      said: /^walkeep: no key begins with "\/base\/"; write base\/: /,
+    },
+    {
+      why: 'a cluster stands where the prefix does',
+      words: ['ls', 'shop', '--repository', 'file:///x', '--server-name', 'pg'],
+      code: 2,
+      said: /"shop" is taken for PREFIX/,
+    },
+    {
       why: 'two prefixes are given',
       words: ['ls', 'a', 'b', '--repository', 'file:///x', '--server-name', 'pg'],
       code: 2,
@@ -122,6 +158,22 @@ spec:
     expect(JSON.parse(sick.stdout)).toContainEqual(expect.objectContaining({ state: 'problem' }));
   });
 
+  it('E3: a mistyped server name is a problem, and nothing is written there', async () => {
+    const typo = ['--repository', `file://${directory}`, '--server-name', 'gp'];
+    const before = readdirSync(directory);
+    const checked = await walkeep('check', ...typo);
+    expect(checked).toMatchObject({ code: 11, stderr: '' });
+    expect(checked.stdout).toContain(`nothing lies at file://${directory}/gp: is the server name right?`);
+    expect((await walkeep('show', ...typo)).stdout).toContain(
+      'nothing lies there: is the server name right?',
+    );
+    expect((await walkeep('ls', ...typo)).stderr).toContain('gp: is the server name right?');
+    expect(readdirSync(directory)).toEqual(before);
+    await r.store.put('gp/walkeep/store.json', Buffer.from('{}'), { signal });
+    const ours = await walkeep('check', ...typo, '--read-only');
+    expect(ours).toMatchObject({ code: 11, stdout: expect.stringContaining('nobody’s: neither') });
+  });
+
   it('ls counts by kind, or lists objects below a prefix', async () => {
     const { stdout } = await walkeep('ls', 'pg');
     const rows = stdout.split('\n').map((row) => row.split(/ {2,}/).slice(0, 3).join(' '));
@@ -141,6 +193,9 @@ spec:
     expect(long.stdout.trim().split('\n')).toHaveLength(2);
     const objects = await walkeep('ls', 'pg', 'nothing/', '-l', '-o', 'json');
     expect(JSON.parse(objects.stdout)).toEqual([]);
+    const said = `walkeep: nothing at file://${directory}/pg begins with "nothing/"\n`;
+    expect(objects.stderr).toBe(said);
+    expect(await walkeep('ls', 'pg', 'nothing/')).toEqual({ code: 0, stdout: '', stderr: said });
   });
 
   it('show as YAML keeps yes and off as words for older readers', async () => {
