@@ -74,8 +74,16 @@ install_node_modules() {
     node_24_runs || fail "The npm package \"node\" did not bring Node 24. Were install scripts forbidden? See package.json, allowScripts."
     add_binaries 9>&-
   ) || return 1
-  # npm links the commands of dependencies, not the package's own: this makes \`npx walkeep\` work in the clone.
-  ln -sfn ../../scripts/walkeep "$ROOT/node_modules/.bin/walkeep"
+  link_own_commands
+}
+
+# npm links the commands of dependencies, not the package's own (`bin` of package.json): this makes `npx walkeep` work in the
+# clone. The drop-ins find Node and walkeep through the link.
+link_own_commands() {
+  local name
+  for name in walkeep walkeep-cloud-wal-archive walkeep-cloud-wal-restore; do
+    ln -sfn "../../scripts/$name" "$ROOT/node_modules/.bin/$name" || return 1
+  done
 }
 
 # installed_packages [required]   whether node_modules holds what the lock says; also the binaries for this platform

@@ -1,4 +1,13 @@
-import { chmodSync, copyFileSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runProcess } from '../support/processes.ts';
@@ -29,6 +38,24 @@ function makePath(nodeVersion: string): string {
   chmodSync(join(directory, 'node'), 0o755);
   return directory;
 }
+
+describe('the set-up', () => {
+  it('puts every command of package.json where npx and PATH find it', async () => {
+    const clone = makeClone({ withNode: false });
+    const { bin } = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8')) as {
+      bin: Record<string, string>;
+    };
+    for (const file of Object.values(bin)) copyFileSync(join(repositoryRoot, file), join(clone, file));
+    const tools = join(repositoryRoot, 'scripts/lib/tools.sh');
+    const outcome = await runProcess('bash', ['--norc', '-euc', '. "$1"; link_own_commands', '-', tools], {
+      env: { PATH: process.env['PATH'], ROOT: clone },
+    });
+    expect(outcome).toMatchObject({ code: 0, stderr: '' });
+    expect(Object.keys(bin).map((name) => realpathSync(join(clone, 'node_modules/.bin', name)))).toEqual(
+      Object.values(bin).map((file) => realpathSync(join(clone, file))),
+    );
+  });
+});
 
 describe('scripts/walkeep', () => {
   it('passes its arguments on unchanged, through links and from any directory', async () => {
