@@ -36,3 +36,21 @@ describe('scripts/quickstart --stop', () => {
     expect(outcome).toMatchObject({ code: 0, stdout: `There is no quickstart in ${join(clone, 'none')}.\n` });
   });
 });
+
+describe('scripts/test', () => {
+  it('fails when a FILTER matches no test file, before anything is set up', async () => {
+    const clone = makeBareClone();
+    mkdirSync(join(clone, 'test/core'), { recursive: true });
+    writeFileSync(join(clone, 'test/core/wal.test.ts'), '');
+    const outcome = await run(clone, 'test', '--only', 'unit', 'core/wal', 'core/wall');
+    expect(outcome).toMatchObject({ code: 1, stderr: '' });
+    expect(outcome.stdout).toBe('failed: no test file matches core/wall\n0 passed, 1 failed\n');
+  });
+});
+
+describe('scripts/conformance', () => {
+  it('has a help of its own', async () => {
+    const outcome = await run(makeBareClone(), 'conformance', '--help');
+    expect(outcome).toMatchObject({ code: 0, stdout: expect.stringContaining('scripts/conformance matrix') });
+  });
+});
