@@ -54,3 +54,24 @@ describe('scripts/conformance', () => {
     expect(outcome).toMatchObject({ code: 0, stdout: expect.stringContaining('scripts/conformance matrix') });
   });
 });
+
+describe('scripts/bench', () => {
+  it.for([
+    { words: ['--size', '256', '--help'], code: 0, stdout: /^Usage: scripts\/bench/, stderr: /^$/ },
+    {
+      words: ['--sizes', '256'],
+      code: 2,
+      stdout: /^$/,
+      stderr: /^scripts\/bench: there is no option --sizes\n/,
+    },
+    { words: ['--memory', 'x'], code: 2, stdout: /^$/, stderr: /no option x/ },
+    { words: ['--size'], code: 2, stdout: /^$/, stderr: /--size needs a number/ },
+    { words: ['--size=63'], code: 2, stdout: /^$/, stderr: /64 or more, not "63"/ },
+    { words: ['--all', '--size', '1e9'], code: 2, stdout: /^$/, stderr: /64 or more, not "1e9"/ },
+  ])('$words are looked at before anything is set up', async ({ words, code, stdout, stderr }) => {
+    const outcome = await run(makeBareClone(), 'bench', ...words);
+    expect(outcome.code).toBe(code);
+    expect(outcome.stdout).toMatch(stdout);
+    expect(outcome.stderr).toMatch(stderr);
+  });
+});
