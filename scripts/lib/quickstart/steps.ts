@@ -192,7 +192,7 @@ function shopManifest({ scratch, store, ports }: Place): string {
   const where =
     store === 's3'
       ? [
-          'destinationPath: s3://backups/',
+          'destinationPath: s3://backups',
           `endpointURL: http://127.0.0.1:${ports.s3}`,
           's3Credentials:',
           '  accessKeyId: {name: s3-keys, key: ACCESS_KEY_ID}',
