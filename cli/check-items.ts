@@ -13,11 +13,14 @@ export function formatCheckItems(items: readonly CheckItem[], otherwise: string)
   const count = (state: CheckItem['state']) => items.filter((item) => item.state === state).length;
   const problems = count('problem');
   const warnings = count('warning');
+  const unknown = count('unknown');
   const verdict =
     problems > 0
       ? `${problems} ${problems === 1 ? 'problem' : 'problems'}, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}: ${otherwise}.`
       : warnings > 0
         ? `no problem, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}.`
-        : 'everything is as it should be.';
+        : unknown > 0
+          ? `no problem, ${unknown} ${unknown === 1 ? 'item is' : 'items are'} not known.`
+          : 'everything is as it should be.';
   return printable(`${lines.join('')}\n${verdict}\n`);
 }

@@ -131,7 +131,9 @@ function repositoryItems(
     },
   ];
   const { store } = protection.value;
-  if (store) items.push(...storeRecordItems(store, ports.now));
+  // the one protocol whose servers may pass over the condition
+  const isProven = !/^s3:/i.test(ports.manifest.spec.backup?.barmanObjectStore?.destinationPath ?? '');
+  if (store) items.push(...storeRecordItems(store, ports.now, { isProven }));
   const unreadable = entries.filter(({ problem }) => problem !== undefined);
   for (const { backupId, problem } of unreadable) {
     items.push({

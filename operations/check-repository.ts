@@ -89,8 +89,9 @@ async function storeItems(
   r: Repository,
   { signal, readOnly, now }: RepositoryCheckOptions,
 ): Promise<CheckItem[]> {
+  const kind = { isProven: r.bareStore === undefined };
   if (readOnly === true) {
-    return each('store', async () => storeRecordItems(await readStoreRecord(r, signal), now));
+    return each('store', async () => storeRecordItems(await readStoreRecord(r, signal), now, kind));
   }
   const probed = await attempt('credentials', async () => {
     const known = await readStoreRecord(r, signal);
@@ -101,7 +102,7 @@ async function storeItems(
     return { ...probe, record };
   });
   if ('failed' in probed) return [probed.failed];
-  return [...permissionItems(probed.value), ...storeRecordItems(probed.value.record, now)];
+  return [...permissionItems(probed.value), ...storeRecordItems(probed.value.record, now, kind)];
 }
 
 function permissionItems({ refused, left }: Probe): CheckItem[] {

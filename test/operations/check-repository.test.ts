@@ -1,10 +1,14 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { formatCheckItems } from '../../cli/check-items.ts';
+import { BackupError } from '../../core/errors.ts';
 import type { CheckItem } from '../../operations/check-cluster.ts';
 import { checkRepository, type RepositoryCheckOptions } from '../../operations/check-repository.ts';
 import { describeRepository } from '../../operations/describe-repository.ts';
 import { surveyRepository } from '../../operations/survey-repository.ts';
+import { storeRecordItems } from '../../operations/store-items.ts';
 import { takeLease } from '../../repository/lease.ts';
 import { claimOwner } from '../../repository/owner.ts';
+import { NOT_KNOWN } from '../../repository/probe-store.ts';
 import { createRepository, type Repository } from '../../repository/repository.ts';
 import { createMemoryStore } from '../../stores/memory.ts';
 import type { ObjectStore } from '../../stores/object-store.ts';
@@ -51,6 +55,23 @@ describe('a check of a repository', () => {
     await check();
     const later = await check({ readOnly: true, now: new Date(Date.now() + 3 * 86_400_000) });
     expect(item(later, 'create only')[0]?.found).toContain('tried 3 days ago');
+  });
+
+  it('E3: a directory that can’t be written is told no word of If-None-Match, and what is not known is not ok', async () => {
+    await putFourBackups(r);
+    const put = () => Promise.reject(new BackupError('access-denied', 'read-only file system'));
+    const items = await check({}, createRepository({ ...store, put }, 'pg'));
+    expect(item(items, 'may write')[0]?.state).toBe('problem');
+    expect(item(items, 'create only')[0]).toMatchObject({ state: 'unknown' });
+    expect(JSON.stringify(items)).not.toContain('If-None-Match');
+    const now = new Date();
+    const record = { version: 1, probedAt: now.toISOString(), walkeep: '0', ifAbsent: 'yes' } as const;
+    const little = { ...NOT_KNOWN, ...record, multipartIfAbsent: 'yes', mayDelete: 'unknown' } as const;
+    expect(item(storeRecordItems(little, now), 'store')[0]?.state).toBe('unknown');
+    expect(item(storeRecordItems(little, now, { isProven: true }), 'store')[0]?.state).toBe('ok');
+    expect(formatCheckItems(storeRecordItems(little, now), 'x')).toMatch(
+      /no problem, 1 item is not known\.\n$/,
+    );
   });
 
   it('an empty one is nobody’s, and that is no problem', async () => {
