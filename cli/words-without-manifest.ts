@@ -23,6 +23,11 @@ const WORDS: readonly Word[] = [
     '$1correct AWS_SECRET_ACCESS_KEY, or the profile',
     '$1correct AWS_SECRET_ACCESS_KEY, or the profile',
   ],
+  [
+    /s3Credentials\.inheritFromIAMRole, or no s3Credentials, wants an identity of this host: (.*); else give accessKeyId and secretAccessKey, without a manifest AWS_/g,
+    'without keys an identity of this host is wanted: $1; else set AWS_',
+    'without keys an identity of this host is wanted: $1; else set AWS_',
+  ],
   [/s3Credentials(\.\w+)*/g, 'the AWS_ variables', 'the AWS_ variables'],
   // Google
   [

@@ -73,6 +73,11 @@ describe('what is said without a manifest', () => {
       'the secret access key is not the one that http://127.0.0.1:9000 knows: correct AWS_SECRET_ACCESS_KEY, or the profile',
     ],
     [
+      's3Credentials.inheritFromIAMRole, or no s3Credentials, wants an identity of this host: give the machine a role; else give accessKeyId and secretAccessKey, without a manifest AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY',
+      'without keys an identity of this host is wanted: give the machine a role; else set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY',
+      'without keys an identity of this host is wanted: give the machine a role; else set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY',
+    ],
+    [
       'set it: s3Credentials.region in the manifest, or AWS_REGION; a server that is not AWS needs endpointURL',
       'set it: AWS_DEFAULT_REGION or AWS_REGION; a server that is not AWS needs --endpoint-url',
       'set it: AWS_REGION; a server that is not AWS needs --endpoint-url',
