@@ -23,6 +23,9 @@ export interface CloudPlace {
   config(): Promise<StoreConfig>;
 }
 
+/** As without any deadline. */
+const LONGEST_RETRIES_MS = 20_000;
+
 type Environment = NodeJS.ProcessEnv;
 
 const PROVIDERS: Readonly<Record<string, Destination['kind']>> = {
@@ -54,9 +57,15 @@ export function findCloudPlace(
   };
 }
 
-/** Nothing is connected before the first call. @throws BackupError as `config` */
-export async function openCloudPlace(place: CloudPlace): Promise<Repository> {
-  return createRepository(openStore(await place.config()), place.server);
+/**
+ * Nothing is connected before the first call.
+ *
+ * @param deadlineMs of the caller: a failing store is told of well before it, so that the caller can say why
+ * @throws BackupError as `config`
+ */
+export async function openCloudPlace(place: CloudPlace, deadlineMs = Infinity): Promise<Repository> {
+  const store = openStore(await place.config(), { withinMs: Math.min(LONGEST_RETRIES_MS, deadlineMs / 4) });
+  return createRepository(store, place.server);
 }
 
 /**

@@ -81,7 +81,7 @@ async function restore(args: CloudArguments, isGuarded: boolean): Promise<CloudO
     say(args, `${tested.url} can be read`);
     return 'done';
   }
-  const repository = await openCloudPlace(place);
+  const repository = await openCloudPlace(place, deadlineMs);
   const ports = {
     repository: () => Promise.resolve(repository),
     asksAgain: existsSync('standby.signal'),

@@ -2,13 +2,13 @@ import { createAzureStore } from './azure.ts';
 import { createFilesystemStore } from './filesystem.ts';
 import { createGcsStore } from './gcs.ts';
 import type { ObjectStore } from './object-store.ts';
-import { retrying } from './retrying.ts';
+import { retrying, type RetryOptions } from './retrying.ts';
 import { createS3Store } from './s3.ts';
 import type { StoreConfig } from './store-config.ts';
 
 /** The store that `config` describes, wrapped in `retrying`. Nothing is connected before the first call. */
-export function openStore(config: StoreConfig): ObjectStore {
-  return retrying(createStore(config));
+export function openStore(config: StoreConfig, options: RetryOptions = {}): ObjectStore {
+  return retrying(createStore(config), options);
 }
 
 function createStore(config: StoreConfig): ObjectStore {

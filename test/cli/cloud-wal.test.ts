@@ -189,6 +189,15 @@ describe('walkeep-cloud-wal-restore', () => {
     expect((await run('restore', [url, server, nth(5), TARGET])).code).toBe(1);
   });
 
+  it('C3: a store that refuses is named when the deadline passes, not the deadline alone', async () => {
+    const keys = { AWS_ACCESS_KEY_ID: 'id', AWS_SECRET_ACCESS_KEY: 'key' };
+    const port = ['--endpoint-url', 'http://127.0.0.1:1', '--deadline', '4'];
+    const { code, stderr } = await run('restore', [...port, 's3://bucket', 'srv', nth(1), TARGET], keys);
+    expect(code).toBe(200);
+    expect(stderr).toMatch(oneLine);
+    expect(stderr).toMatch(/not fetched within 4 s; .*ECONNREFUSED/);
+  });
+
   it('C3: a partial stands in for a segment that is proved absent, and never for one that is there', async () => {
     const folder = join(archive, 'srv/wals/0000000100000000');
     for (const number of [4, 5])
