@@ -347,6 +347,7 @@ spec:
       - {database: postgres, sql: "select count(*) >= 20 from orders", expect: "t"}
   scratch:
     directory: ${scratch}/scratch   # its own disk, on a real machine
+    minFree: 1%                     # 20% if not said; this database is tiny
   readBudget: null                  # a share of the repository a day, on a real machine
 `;
 }
