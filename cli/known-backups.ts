@@ -19,6 +19,7 @@ import {
 } from '../workflows/interface.ts';
 import type { BackupMetadata } from '../repository/outcome.ts';
 import { findCluster, listClusters, type Host } from './host.ts';
+import { knownClustersAtBest } from './keepers.ts';
 import { progressOf } from './progress.ts';
 import type { TemporalClient } from './temporal-client.ts';
 
@@ -42,12 +43,18 @@ const ASK_MS = 4_000;
 /** The record (repositories) and the motion (Temporal), of one cluster or of all in a namespace. */
 export async function findBackups(host: Host, namespace: string, cluster?: string): Promise<KnownBackups> {
   const silent: string[] = [];
-  const manifests =
-    cluster === undefined ? await listClusters(host, namespace) : await manifestOf(host, namespace, cluster);
+  const { manifests, unknown } =
+    cluster === undefined
+      ? await manifestsOf(host, namespace)
+      : { manifests: await manifestOf(host, namespace, cluster), unknown: [] };
   // Side by side: a store that does not answer is waited for, and several would be one after the other.
   const read = await Promise.allSettled(manifests.map((manifest) => readRecorded(host, manifest)));
   const recorded = read.flatMap((one) => (one.status === 'fulfilled' ? one.value : []));
   let unread: unknown;
+  for (const { name, reason } of unknown) {
+    unread ??= reason;
+    silent.push(`the manifest of ${name}: ${adviceOf(reason)}`);
+  }
   for (const [index, one] of read.entries()) {
     if (one.status === 'fulfilled') continue;
     unread ??= one.reason;
@@ -55,12 +62,10 @@ export async function findBackups(host: Host, namespace: string, cluster?: strin
   }
   let moving: ListedBackup[] = [];
   try {
-    moving = await readMoving(
-      host,
-      namespace,
-      cluster,
-      manifests.map(({ metadata }) => metadata.name),
-    );
+    moving = await readMoving(host, namespace, cluster, [
+      ...manifests.map(({ metadata }) => metadata.name),
+      ...unknown.map(({ name }) => name),
+    ]);
   } catch (error) {
     silent.push(`Temporal: ${messageOf(error)}`);
   }
@@ -114,6 +119,35 @@ export function requireNamed(
 
 async function manifestOf(host: Host, namespace: string, cluster: string): Promise<ClusterManifest[]> {
   return [(await findCluster(host, namespace, cluster)).manifest];
+}
+
+/** A cluster that has a keeper, which does not say its manifest: where its backups are is not known. */
+interface UnknownManifest {
+  readonly name: string;
+  readonly reason: unknown;
+}
+
+/** Of this host, and of every cluster that was applied elsewhere and has a keeper: a list without theirs would be a part. */
+async function manifestsOf(
+  host: Host,
+  namespace: string,
+): Promise<{ readonly manifests: ClusterManifest[]; readonly unknown: readonly UnknownManifest[] }> {
+  const manifests = await listClusters(host, namespace);
+  const here = new Set(manifests.map(({ metadata }) => metadata.name));
+  let others: readonly string[] = [];
+  try {
+    const known = await knownClustersAtBest(host, await host.temporal(), namespace);
+    others = known.filter((name) => !here.has(name));
+  } catch {
+    // That Temporal is away is said where it is asked for what runs.
+  }
+  const asked = await Promise.allSettled(others.map((name) => findCluster(host, namespace, name)));
+  const unknown: UnknownManifest[] = [];
+  for (const [index, one] of asked.entries()) {
+    if (one.status === 'fulfilled') manifests.push(one.value.manifest);
+    else unknown.push({ name: others[index] ?? '', reason: one.reason });
+  }
+  return { manifests, unknown };
 }
 
 async function readRecorded(host: Host, manifest: ClusterManifest): Promise<NamedBackup[]> {
