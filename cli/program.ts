@@ -160,6 +160,12 @@ Examples:
 Manifests are CloudNativePG's (Cluster, Backup, ScheduledBackup) and walkeep's own. Temporal is found by its own
 environment (TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE, temporal.toml). Exit codes: docs/cli.md.`;
 
+/** A wrong word is 2 in commands of a command, too: they were there before their parent was told. */
+function withExitCodes(command: Command): Command {
+  for (const inner of command.commands) withExitCodes(inner);
+  return command.exitOverride();
+}
+
 /** Runs one command line other than `wal-push` and `wal-fetch`. @returns the exit code */
 export async function runProgram(argv: readonly string[]): Promise<number> {
   const [name] = argv;
@@ -172,7 +178,7 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
     .exitOverride();
   for (const entry of COMMANDS) {
     const command = entry.name === name ? await entry.load() : new Command(entry.name);
-    program.addCommand(command.description(command.description() || entry.summary).exitOverride());
+    program.addCommand(withExitCodes(command.description(command.description() || entry.summary)));
   }
   try {
     if (argv.length === 0) {
