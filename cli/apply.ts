@@ -12,6 +12,7 @@ import { knownObjectStores, temporalIfThere, withReferringClusters } from './obj
 import { stateOption } from './options.ts';
 import { note } from './output.ts';
 import { say } from './resource-lines.ts';
+import { readStandardInput } from './standard-input.ts';
 
 interface ApplyOptions {
   readonly filename: readonly string[];
@@ -73,10 +74,4 @@ async function apply(host: Host, options: ApplyOptions): Promise<number> {
   await (options.dryRun ? preview(host, plan) : carryOut(host, plan, options.yes ?? false));
   for (const { kind, name } of loaded.foreign) say(kind.toLowerCase(), name, 'left alone');
   return EXIT.ok;
-}
-
-async function readStandardInput(): Promise<Uint8Array> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(Buffer.from(chunk as Uint8Array));
-  return Buffer.concat(chunks);
 }

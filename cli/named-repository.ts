@@ -1,5 +1,7 @@
 import { BackupError } from '../core/errors.ts';
 import { endpointFault, examineDestination, serverNameFault } from '../manifests/object-store-location.ts';
+import { referenceTo, type RepositoryReference } from '../operations/recovery-file.ts';
+import { note } from './output.ts';
 
 /** What `--repository` and `--endpoint-url` say. */
 export interface NamedRepository {
@@ -18,7 +20,7 @@ export interface NamingFlags {
 }
 
 /** Nothing that was said is passed over: it would be another repository that is read. @throws BackupError `usage` */
-export function requireOneNaming({ filename, repository, serverName, endpointUrl }: NamingFlags): void {
+function requireOneNaming({ filename, repository, serverName, endpointUrl }: NamingFlags): void {
   if (repository === undefined) {
     const alone = endpointUrl !== undefined ? '--endpoint-url' : '--server-name';
     if (endpointUrl === undefined && serverName === undefined) return;
@@ -33,6 +35,33 @@ export function requireOneNaming({ filename, repository, serverName, endpointUrl
   }
   const fault = serverName === undefined ? undefined : serverNameFault(serverName);
   if (fault) throw new BackupError('usage', `--server-name ${fault.message}`, { hint: fault.fix });
+}
+
+/**
+ * Where `--repository` says that the repository lies; a warning is printed.
+ *
+ * @param cluster what the command was given beside it: the folder where `--server-name` is not said
+ * @returns `undefined` when the flags name none
+ * @throws BackupError `usage`
+ */
+export function namedReference(
+  flags: NamingFlags,
+  { namespace, cluster }: { readonly namespace: string; readonly cluster?: string | undefined },
+): { readonly reference: RepositoryReference; readonly destinationPath: string } | undefined {
+  requireOneNaming(flags);
+  if (flags.repository === undefined) return undefined;
+  const serverName = flags.serverName ?? cluster;
+  if (serverName === undefined) {
+    throw new BackupError('usage', '--repository needs --server-name: the folder of the cluster in it', {
+      hint: 'or give the name of the cluster, if the folder has it',
+    });
+  }
+  const { store, warning } = namedRepository(flags.repository, flags.endpointUrl, process.env);
+  if (warning !== undefined) note(`walkeep: ${warning}`);
+  return {
+    reference: referenceTo(store, serverName, namespace),
+    destinationPath: store.destinationPath,
+  };
 }
 
 /** Of barman-cloud and of Azure's tools; Azure's own chain does not look at them. */

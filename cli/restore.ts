@@ -5,8 +5,7 @@ import type { RecoveryPlan, RecoveryTarget } from '../core/recovery.ts';
 import { describePath } from '../core/timeline.ts';
 import { parseLsn } from '../core/lsn.ts';
 import type { ClusterManifest } from '../manifests/cluster.ts';
-import { formatProblem, hasErrors, loadManifests, type LoadedDocument } from '../manifests/load.ts';
-import { readManifestSources } from '../operations/read-manifests.ts';
+import type { LoadedDocument } from '../manifests/load.ts';
 import { checkFetch } from '../operations/check-fetch.ts';
 import { holdForRestore } from '../operations/hold-backup.ts';
 import { openRepository } from '../operations/open-repository.ts';
@@ -27,8 +26,8 @@ import {
   type StateDirectory,
 } from '../operations/state-directory.ts';
 import { recoveryCommandLine } from '../operations/wal-command-lines.ts';
-import { knownObjectStores } from './object-stores.ts';
-import { namedRepository, requireOneNaming } from './named-repository.ts';
+import { clusterFromFiles } from './cluster-files.ts';
+import { namedReference } from './named-repository.ts';
 import { namespaceOption, outputOption, parseClusterArgument, stateOption } from './options.ts';
 import { formatBytes, formatDuration, note, printable } from './output.ts';
 import { createProgressBar } from './progress.ts';
@@ -246,18 +245,15 @@ async function findSource(
   flags: RestoreFlags,
   state: StateDirectory,
 ): Promise<Source> {
-  requireOneNaming(flags);
   const named = argument === undefined ? undefined : parseClusterArgument(argument);
   const namespace = named?.namespace ?? flags.namespace;
-  if (flags.repository !== undefined) {
-    const serverName = flags.serverName ?? named?.cluster;
-    if (serverName === undefined)
-      throw new BackupError('usage', '--repository needs --server-name: the folder of the cluster in it');
-    const { store, warning } = namedRepository(flags.repository, flags.endpointUrl, process.env);
-    if (warning !== undefined) note(`walkeep: ${warning}`);
-    return { reference: referenceTo(store, serverName, namespace), target: {} };
+  const byFlags = namedReference(flags, { namespace, cluster: named?.cluster });
+  if (byFlags) return { reference: byFlags.reference, target: {} };
+  if (flags.filename.length > 0) {
+    const wanted = { namespace, cluster: named?.cluster };
+    const { manifest, documents } = await clusterFromFiles(state, flags.filename, wanted);
+    return ownOrBootstrap(manifest, documents, state, 'bootstrap first');
   }
-  if (flags.filename.length > 0) return sourceFromFiles(flags, named?.cluster, namespace, state);
   if (named === undefined) {
     throw new BackupError('usage', 'which cluster is to be restored is not said', {
       hint: 'name an applied Cluster, or give -f MANIFEST or --repository URL',
@@ -265,38 +261,6 @@ async function findSource(
   }
   const { manifest } = await requireCluster(state, namespace, named.cluster, WITHOUT_MANIFEST);
   return ownOrBootstrap(manifest, [], state);
-}
-
-async function sourceFromFiles(
-  flags: RestoreFlags,
-  wanted: string | undefined,
-  namespace: string,
-  state: StateDirectory,
-): Promise<Source> {
-  const sources = await readManifestSources(flags.filename, readStandardInput);
-  const { documents, problems } = loadManifests(sources, {
-    now: new Date(),
-    objectStores: await knownObjectStores(state),
-  });
-  for (const problem of problems) if (problem.severity !== 'note') note(formatProblem(problem));
-  if (hasErrors(problems)) throw new BackupError('manifest-invalid', 'the manifest was refused');
-  const clusters = documents.filter((document) => document.kind === 'Cluster');
-  const fitting =
-    wanted === undefined
-      ? clusters
-      : clusters.filter(
-          ({ manifest }) => manifest.metadata.name === wanted && manifest.metadata.namespace === namespace,
-        );
-  const [cluster] = fitting;
-  if (cluster === undefined || fitting.length > 1) {
-    const names = clusters.map(({ manifest }) => manifest.metadata.name).join(', ') || 'none';
-    throw new BackupError(
-      'usage',
-      `${fitting.length > 1 ? 'several Clusters are' : `no Cluster${wanted ? ` ${wanted}` : ''} is`} in ${flags.filename.join(', ')} (there are: ${names})`,
-      { hint: 'name the one to restore' },
-    );
-  }
-  return ownOrBootstrap(cluster.manifest, documents, state, 'bootstrap first');
 }
 
 /**
@@ -492,10 +456,4 @@ function positive(text: string): number {
   if (!Number.isInteger(value) || value < 1 || value > 64)
     throw new InvalidArgumentError('expected a number from 1 to 64');
   return value;
-}
-
-async function readStandardInput(): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Uint8Array);
-  return Buffer.concat(chunks);
 }
