@@ -164,7 +164,8 @@ function repositoryLines(protection: Protection, now: Date): [string, string][] 
   return lines;
 }
 
-function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, string][] {
+/** What the keeper was told. Nothing of it is newer than its last report, and the age of that is said. */
+export function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, string][] {
   if (!keeper) return [['Keeper', 'does not answer: is Temporal up, and a worker running?']];
   const instances = keeper.instances.map(
     ({ instance, role, seenAt }) => `${instance} (${role}, heard of ${formatAge(new Date(seenAt), now)} ago)`,
@@ -176,22 +177,35 @@ function keeperLines(keeper: ClusterStatus | undefined, now: Date): [string, str
     [
       'Archiving',
       archiving
-        ? `${archiving.health} on ${archiving.instance}; ${archiving.waitingFiles} ${archiving.waitingFiles === 1 ? 'file waits' : 'files wait'}${archiving.lastError === undefined ? '' : `; last failure: ${archiving.lastError}`}`
+        ? `${archiving.health} on ${archiving.instance}${asOf(archiving.at, now)}; ${archiving.waitingFiles} ${archiving.waitingFiles === 1 ? 'file waits' : 'files wait'}${archiving.lastError === undefined ? '' : `; last failure: ${archiving.lastError}`}`
         : 'no report yet',
     ],
     ...running.map(({ name, phase }): [string, string] => ['Backup', `${name}: ${phase}`]),
     ...(keeper.rpoSeconds === undefined
       ? []
-      : ([['Would lose', `${formatSeconds(keeper.rpoSeconds)}, if the server were lost now`]] as [
-          string,
-          string,
-        ][])),
+      : ([['Would lose', lossText(keeper, keeper.rpoSeconds, now)]] as [string, string][])),
     ['Verified', verificationText(keeper, now)],
     ...(keeper.lastSweep ? [['Sweep', sweepText(keeper.lastSweep, now)] as [string, string]] : []),
     ...(keeper.nextRuns ?? [])
       .slice(0, 4)
       .map(({ what, at }, index): [string, string] => [index === 0 ? 'Next' : '', `${at}  ${what}`]),
   ];
+}
+
+/** Reports are rare where nothing changes: one that is minutes old is no alarm, and no news either. */
+const FRESH_MS = 60_000;
+
+function asOf(at: string | undefined, now: Date): string {
+  if (at === undefined || now.getTime() - Date.parse(at) < FRESH_MS) return '';
+  return `, as of ${formatAge(new Date(at), now)} ago`;
+}
+
+function lossText({ instances, rpoAt }: ClusterStatus, rpoSeconds: number, now: Date): string {
+  const loss = formatSeconds(rpoSeconds);
+  const age = asOf(rpoAt, now);
+  if (instances.length > 0 && instances.every(({ role }) => role === 'absent'))
+    return `not known: no instance has a data directory; it was ${loss}${age}`;
+  return age === '' ? `${loss}, if the server were lost now` : `${loss}${age}, if the server was lost then`;
 }
 
 function verificationText({ lastVerification: last }: ClusterStatus, now: Date): string {
