@@ -38,7 +38,10 @@ export const ERRORS = {
   'bucket-missing': { retryable: false, hint: 'create the bucket, or correct destinationPath' },
   'already-exists': { retryable: false, hint: 'the object is there already and was left as it is' },
   'object-missing': { retryable: false, hint: 'the object is not in the store' },
-  'object-damaged': { retryable: false, hint: 'the stored object is damaged; it was not used' },
+  'object-damaged': {
+    retryable: false,
+    hint: 'the stored object is damaged; it was not used: WAL is sent again by walkeep audit CLUSTER --repair where an instance still has it, and of a backup another one can be restored',
+  },
   // repository and WAL
   'format-invalid': { retryable: false, hint: 'no version we know wrote this name or object' },
   'wal-conflict': {
