@@ -42,11 +42,16 @@ export async function checkRepository(r: Repository, options: RepositoryCheckOpt
   if (options.mustExist === true && objects === 0) return [nothingItem(r)];
   const catalogue = attempt('records', () => readCatalogue(r, signal));
   return [
-    { item: 'repository', state: 'ok', found: `${r.url} answers; ${objects} objects lie there` },
+    {
+      item: 'repository',
+      state: 'ok',
+      found: `${r.url} answers; ${objects} ${objects === 1 ? 'object lies' : 'objects lie'} there`,
+    },
     ...(await storeItems(r, options)),
     ...(await each('owner', async () => ownerItems(r, entriesIn(await catalogue), options))),
     ...(await each('sweep lease', async () => [await leaseItem(r, options)])),
     ...(await each('records', async () => recordItems(r, survey, await catalogue, signal))),
+    emptyWalItem(survey),
     secondCopiesItem(survey),
     ...(await each('unfinished uploads', async () => [await uploadsItem(r, options)])),
     ...strangerItems(survey),
@@ -253,6 +258,18 @@ async function recordItems(
       found: `${entries.length} can be read, by barman-cloud too`,
     },
   ];
+}
+
+/** All that a listing tells of the bytes of WAL: what is in them is an audit's to read. */
+function emptyWalItem({ emptyWal: { count, keys } }: Survey): CheckItem {
+  const item = 'WAL';
+  if (count === 0) return { item, state: 'ok', found: 'no file is empty; walkeep audit CLUSTER reads them' };
+  return {
+    item,
+    state: 'problem',
+    found: `${count} ${count === 1 ? 'file is' : 'files are'} empty, such as ${keys.slice(0, 3).join(', ')}: recovery can’t pass there`,
+    todo: 'walkeep audit CLUSTER --repair sends them again from an instance that still has them; else take a base backup now',
+  };
 }
 
 function secondCopiesItem({ secondCopies: { count, names } }: Survey): CheckItem {

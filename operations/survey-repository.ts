@@ -54,6 +54,8 @@ export interface Survey {
   /** Objects that no tool of ours or barman's wrote there; some of their keys, below the server's folder. */
   readonly strangers: Amount & { readonly keys: readonly string[] };
   readonly hazards: Amount & { readonly keys: readonly string[] };
+  /** WAL files of no byte at all, which nobody wrote so. */
+  readonly emptyWal: Amount & { readonly keys: readonly string[] };
   /** Names of WAL files that several objects hold; some of them. */
   readonly secondCopies: { readonly count: number; readonly names: readonly string[] };
 }
@@ -117,6 +119,7 @@ class Count {
   readonly #own = new Map<string, Amount>();
   readonly #strangers = { count: 0, bytes: 0, keys: [] as string[] };
   readonly #hazards = { count: 0, bytes: 0, keys: [] as string[] };
+  readonly #empty = { count: 0, bytes: 0, keys: [] as string[] };
   readonly #second = { count: 0, names: [] as string[] };
   /** Names of the file before which all others of the same beginning have come: a listing is in order. */
   #segment = '';
@@ -155,6 +158,7 @@ class Count {
     if (!wal) return;
     const { fileName, file, sizeBytes } = wal;
     this.#lookForSecond(fileName);
+    if (sizeBytes === 0) addKey(this.#empty, object, this.#r);
     if (file.kind === 'history') {
       this.#histories.count += 1;
       this.#histories.bytes += sizeBytes;
@@ -193,6 +197,7 @@ class Count {
       own: this.#own,
       strangers: this.#strangers,
       hazards: this.#hazards,
+      emptyWal: this.#empty,
       secondCopies: this.#second,
     };
   }

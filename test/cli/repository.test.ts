@@ -247,6 +247,7 @@ describe('what show and ls print', () => {
         own: new Map(),
         strangers: none,
         hazards: none,
+        emptyWal: none,
         secondCopies: { count: 0, names: [] },
       }),
     ).toBe('nothing lies there\n');

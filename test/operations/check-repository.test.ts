@@ -139,6 +139,14 @@ describe('a check of a repository', () => {
     });
   });
 
+  it('E2, fault 27: WAL of no byte is a problem that a listing shows', async () => {
+    await put('wals/0000000100000000/000000010000000000000007.gz', '');
+    const items = await check();
+    expect(item(items, 'WAL')).toMatchObject([
+      { state: 'problem', found: expect.stringMatching(/^1 file is empty.*0000000007\.gz/) },
+    ]);
+  });
+
   it('E2: uploads that were forgotten are told from those that run', async () => {
     const hour = 3_600_000;
     const started = [30 * hour, hour].map((ago) => ({
