@@ -193,7 +193,8 @@ async function requireGone(
   signal: AbortSignal,
 ): Promise<void> {
   for await (const { key } of r.store.list(prefix, { signal })) {
-    if (!gone.has(key)) continue;
+    // A listing may be late: the object itself has the last word.
+    if (!gone.has(key) || (await r.store.head(key, { signal })) === undefined) continue;
     throw new BackupError(
       'store-unavailable',
       `${r.store.url}/${key} was deleted, said the store, and is there`,

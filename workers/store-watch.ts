@@ -22,8 +22,8 @@ const EVERY_MS = 10 * 60_000;
 const LOOK_MS = 120_000;
 
 /**
- * Knows what the store of the cluster really does (E3): tries it when nobody has for a month or with this version, and says
- * once in the log when it promises less than walkeep would like. Archiving does not wait for it.
+ * Knows what the store of the cluster really does (E3): tries it when nobody has for a month, or only as far as a push needs, and
+ * says once in the log when it promises less than walkeep would like. Archiving does not wait for it.
  */
 export function watchStore(parts: StoreWatchParts): { stop(): void } {
   const { manifest, resolver, identity, hasDataDirectory, log } = parts;
